@@ -1,0 +1,69 @@
+// What every actor process does but its work: the lock that proves whether it and its children
+// still live, HELLO, one command at a time, and a new session when the manager has gone.
+//
+// protocol.md A15/A16 in short: a command is sent again only after its reply, or when this lock is
+// free. So the lock is taken before HELLO and inherited by every child; and a HELLO is only sent
+// with nothing in hand and nothing queued.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "common/bus.h"
+#include "common/codec.h"
+#include "common/result.h"
+#include "schemas/envelope.h"
+
+namespace cowslip {
+
+// DIR/run/actors/<incarnation>, flock(LOCK_EX), mode 0644, held until the process and all its
+// children (the descriptor is inherited: not close-on-exec) are gone. Removes files of dead ones.
+class ActorLock {
+public:
+    static Result<ActorLock> take(const std::string& actors_folder, std::string_view kind);
+    ActorLock(ActorLock&& other) noexcept;
+    ActorLock(const ActorLock&) = delete;
+    ~ActorLock();
+    const std::string& incarnation() const { return incarnation_; }
+    int fd() const { return fd_; }
+
+private:
+    ActorLock(std::string incarnation, int fd) : incarnation_(std::move(incarnation)), fd_(fd) {}
+    std::string incarnation_;
+    int fd_ = -1;
+};
+
+// The manager's side: is nobody left who could carry out a command of this incarnation?
+bool actor_is_gone(const std::string& actors_folder, const std::string& incarnation);
+// Names of all lock files there.
+Result<std::vector<std::string>> list_actor_locks(const std::string& actors_folder);
+
+// Carries out one command and returns the encoded reply body, or an error.
+using CommandHandler = std::function<Result<std::string>(std::string_view type, const msgpack::object& body)>;
+
+// The handler for one message type, typed: `on<CreateThin>(type, body, [&](const CreateThin& m) -> Result<Verdict> {...})`
+// returns nothing when `type` is another.
+template <class Message, class Function>
+std::optional<Result<std::string>> on(std::string_view type, const msgpack::object& body, Function&& function) {
+    if (type != Message::kType) return std::nullopt;
+    auto message = decode_as<Message>(body);
+    if (!message) return Result<std::string>(message.error());
+    Result<typename Message::Reply> reply = function(*message);
+    if (!reply) return Result<std::string>(reply.error());
+    return Result<std::string>(encode(*reply));
+}
+
+struct ActorSession {
+    std::string socket_path;   // DIR/run/actors.sock
+    uid_t manager_uid;         // Commands are accepted only over a socket whose server has this uid.
+    std::string kind;          // "device", "mount".
+    std::string version;
+    int stop_fd;               // Readable: finish the command in hand, reply, return.
+};
+
+// Serves until stop_fd is readable.
+Result<void> serve_manager(BusContext& context, const ActorLock& lock, const ActorSession& session,
+                           const CommandHandler& handler);
+
+}  // namespace cowslip

@@ -1,0 +1,51 @@
+#include "common/codec.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace cowslip {
+
+namespace {
+
+// Small enough that no message can make us allocate more than a few times its own size.
+const msgpack::unpack_limit kLimits(16384, 16384, kMaxFrameBytes, kMaxFrameBytes, kMaxFrameBytes, 16);
+
+bool has_repeated_key(const msgpack::object& object);
+
+bool map_has_repeated_key(const msgpack::object_map& map) {
+    std::vector<std::string_view> keys;
+    keys.reserve(map.size);
+    for (std::uint32_t i = 0; i < map.size; ++i) {
+        const auto& entry = map.ptr[i];
+        if (entry.key.type == msgpack::type::STR) keys.emplace_back(entry.key.via.str.ptr, entry.key.via.str.size);
+        if (has_repeated_key(entry.val)) return true;
+    }
+    std::sort(keys.begin(), keys.end());
+    return std::adjacent_find(keys.begin(), keys.end()) != keys.end();
+}
+
+// Recursion is bounded by the depth limit of the parse.
+bool has_repeated_key(const msgpack::object& object) {
+    if (object.type == msgpack::type::MAP) return map_has_repeated_key(object.via.map);
+    if (object.type != msgpack::type::ARRAY) return false;
+    const auto& array = object.via.array;
+    return std::any_of(array.ptr, array.ptr + array.size, has_repeated_key);
+}
+
+}  // namespace
+
+Result<Document> decode(std::string_view bytes) {
+    if (bytes.size() > kMaxFrameBytes) return Error{Errc::invalid_argument, "decode message: larger than 1 MiB"};
+    Document document;
+    try {
+        std::size_t used = 0;
+        document.handle_ = msgpack::unpack(bytes.data(), bytes.size(), used, nullptr, nullptr, kLimits);
+        if (used != bytes.size()) return Error{Errc::invalid_argument, "decode message: bytes after its end"};
+    } catch (const std::exception&) {
+        return Error{Errc::invalid_argument, "decode message: not msgpack, or past a limit"};
+    }
+    if (has_repeated_key(document.root())) return Error{Errc::invalid_argument, "decode message: a key is repeated"};
+    return document;
+}
+
+}  // namespace cowslip

@@ -1,0 +1,31 @@
+// Child processes: no shell, a bound on time and output, and no descriptor leaked but the ones
+// named. A child is killed, with its process group, when its time is up or its parent dies.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+
+namespace cowslip {
+
+struct ProcessOptions {
+    std::vector<std::string> arguments;  // arguments[0] is looked up in PATH (sbin folders included).
+    std::chrono::milliseconds timeout{60000};
+    std::size_t output_limit_bytes = 64 * 1024;  // Of stdout and of stderr each; the rest is read and dropped.
+    std::vector<int> inherited_fds;      // E.g. an actor's lock: it must outlive the actor in the child.
+};
+
+struct ProcessResult {
+    int exit_status = 0;  // As a shell has it: 128 + signal for a death by signal.
+    std::string output;
+    std::string errors;
+    bool output_cut = false;
+};
+
+// Runs it to its end. Errors: not_found (no such program; names the Debian package if it is one we
+// know), timed_out (killed). A non-zero exit is a result, not an error.
+Result<ProcessResult> run_process(const ProcessOptions& options);
+
+}  // namespace cowslip

@@ -1,0 +1,272 @@
+// Everything the pool manager tells a device actor, and the raw verdicts that come back. The actor
+// keeps nothing and decides nothing: it brings about the state named, does what is missing, and
+// reports what the kernel said; what that means is the manager's to judge (thin_pool.h).
+//
+// Each command may be repeated after a crash or a lost reply, but never has two copies that could
+// run at once (an actor's lock decides that; see schemas/bus.md). Sizes are in 512-byte sectors.
+// An `error` in the reply's envelope means that nothing was done: bad input, or a refusal to touch
+// what is not ours. `error_number` is the errno of the kernel's answer, 0 for success.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "schemas/envelope.h"
+
+namespace cowslip::schemas {
+
+// Which pool a command is about. dm names and uuids of thin devices follow from `uuid` and the
+// thin id (common/names.h).
+struct PoolRef {
+    std::string uuid;    // 32 hex digits.
+    std::string device;  // dm name of the pool device (an adopted pool keeps its own).
+    MSGPACK_DEFINE_MAP(uuid, device)
+};
+
+// All that it takes to load the pool's table again.
+struct PoolSpec {
+    PoolRef pool;
+    std::string backing;               // "loop": files DIR/pool/{data,metadata}, "pair" or "adopted".
+    std::string data_path;             // pair: the block devices. loop: empty.
+    std::string metadata_path;
+    std::uint64_t data_sectors = 0;    // loop: sizes of the files. pair: 0 = all of the device.
+    std::uint64_t metadata_sectors = 0;
+    std::uint32_t block_sectors = 128;
+    std::uint64_t low_water_blocks = 0;
+    bool skip_zeroing = false;
+    bool discard_passdown = true;
+    bool queue_if_no_space = false;
+    MSGPACK_DEFINE_MAP(pool, backing, data_path, metadata_path, data_sectors, metadata_sectors, block_sectors,
+                       low_water_blocks, skip_zeroing, discard_passdown, queue_if_no_space)
+};
+
+// What the kernel said to a message, and a no-flush status of the pool read right after it: rc 0
+// alone proves nothing, since the kernel drops its commit's result.
+struct Verdict {
+    std::int32_t error_number = 0;
+    std::string status;  // The raw thin-pool status line; empty if it could not be read.
+    MSGPACK_DEFINE_MAP(error_number, status)
+};
+
+// The metadata superblock as it lies on the device.
+struct Superblock {
+    bool zeroed = false;   // All zero: the kernel would format it without a word.
+    bool valid = false;    // Magic and checksum are right.
+    std::uint64_t transaction_id = 0;
+    std::uint32_t time = 0;  // Snapshots taken in the pool's life.
+    std::uint32_t data_block_sectors = 0;
+    std::uint64_t held_root = 0;  // Block of a held metadata snapshot, or 0.
+    MSGPACK_DEFINE_MAP(zeroed, valid, transaction_id, time, data_block_sectors, held_root)
+};
+
+// What a pool is made of, after probing. `error` in the envelope: in_use or invalid_argument with
+// the reason, and the pool untouched.
+struct PoolState {
+    bool loaded = false;
+    std::string status;             // No-flush status line, if loaded.
+    std::string data_device;        // "/dev/loop0", "/dev/vdb"; as the live table has it for adopted.
+    std::string metadata_device;
+    Superblock superblock;          // Read before the load, or from under the live pool.
+    PoolSpec spec;                  // With sizes filled in; for adopted, as found.
+    std::uint32_t open_count = 0;
+    MSGPACK_DEFINE_MAP(loaded, status, data_device, metadata_device, superblock, spec, open_count)
+};
+
+// Makes what a new pool lies on, zeroes the first 4 KiB of the metadata, and loads the table: this
+// formats it. Only sent while the store says `formatting`. Refuses (in_use, invalid_argument) a
+// device that holds a file system, a partition table, a pool or anything libblkid knows, unless
+// `force`; a device in use is always refused, and one not listed in DIR/pool/devices, too. If a pool of this
+// uuid is loaded already (a repeated command), it only reports.
+struct CreatePool {
+    static constexpr const char* kType = "device.create_pool";
+    using Reply = PoolState;
+    PoolSpec spec;
+    bool force = false;
+    MSGPACK_DEFINE_MAP(spec, force)
+};
+
+// Looks at a dm thin-pool that is to be adopted; changes nothing.
+struct InspectPool {
+    static constexpr const char* kType = "device.inspect_pool";
+    using Reply = PoolState;
+    std::string device;  // dm name.
+    MSGPACK_DEFINE_MAP(device)
+};
+
+// Loads the pool's table if it is not loaded; attaches loop files first. Before any load the
+// superblock must be valid with a transaction id in [confirmed, planned], or needs_repair.
+// A pool that is loaded but suspended (its actor died in a reload) is resumed. Adopted: only checked.
+struct StartPool {
+    static constexpr const char* kType = "device.start_pool";
+    using Reply = PoolState;
+    PoolSpec spec;
+    std::uint64_t confirmed = 0;
+    std::uint64_t planned = 0;
+    MSGPACK_DEFINE_MAP(spec, confirmed, planned)
+};
+
+// Removes the pool device and detaches its loop devices; success if they are gone already. in_use
+// while a thin device of it is active. Adopted: nothing is done.
+struct StopPool {
+    static constexpr const char* kType = "device.stop_pool";
+    using Reply = PoolState;
+    PoolSpec spec;
+    MSGPACK_DEFINE_MAP(spec)
+};
+
+struct ReadPoolStatus {
+    static constexpr const char* kType = "device.read_pool_status";
+    using Reply = PoolState;  // `spec` empty.
+    PoolRef pool;
+    bool superblock = false;  // Also read the superblock (of the metadata device in the live table).
+    MSGPACK_DEFINE_MAP(pool, superblock)
+};
+
+// Compare-and-swap of the pool's transaction id. EINVAL: it is not `from`; the status tells.
+struct SetTransactionId {
+    static constexpr const char* kType = "device.set_transaction_id";
+    using Reply = Verdict;
+    PoolRef pool;
+    std::uint64_t from = 0;
+    std::uint64_t to = 0;
+    MSGPACK_DEFINE_MAP(pool, from, to)
+};
+
+struct CreateThin {
+    static constexpr const char* kType = "device.create_thin";
+    using Reply = Verdict;
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    MSGPACK_DEFINE_MAP(pool, thin_id)
+};
+
+// An active origin is suspended (which freezes its file system) round the message, and resumed on
+// every path. `torn`: it was found running again before our resume, so the snapshot may be
+// inconsistent; the actor has deleted it.
+struct CreateSnap {
+    static constexpr const char* kType = "device.create_snap";
+    struct Reply {
+        Verdict verdict;
+        bool torn = false;
+        MSGPACK_DEFINE_MAP(verdict, torn)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    std::uint32_t origin_id = 0;
+    bool origin_active = false;
+    MSGPACK_DEFINE_MAP(pool, thin_id, origin_id, origin_active)
+};
+
+struct Holder {
+    std::uint32_t pid = 0;
+    std::string command;
+    std::string detail;  // "has it open", "mounted in mount namespace 4026532177 at /x".
+    MSGPACK_DEFINE_MAP(pid, command, detail)
+};
+
+// Removes the thin's dm device if there is one, then deletes the thin id. EBUSY: somebody has the
+// device open (holders, at most 16) and nothing was deleted. ENODATA: it is gone already.
+struct DeleteThin {
+    static constexpr const char* kType = "device.delete_thin";
+    struct Reply {
+        Verdict verdict;
+        std::vector<Holder> holders;
+        MSGPACK_DEFINE_MAP(verdict, holders)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    MSGPACK_DEFINE_MAP(pool, thin_id)
+};
+
+// Makes the thin's dm device live with this table: compares live table text, suspended flag and
+// node, not existence; does what is missing.
+struct Activate {
+    static constexpr const char* kType = "device.activate";
+    struct Reply {
+        std::int32_t error_number = 0;
+        std::string path;        // "/dev/mapper/cowslip-…".
+        std::string pool_status; // Read when it failed.
+        MSGPACK_DEFINE_MAP(error_number, path, pool_status)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    std::uint64_t size_sectors = 0;
+    bool read_only = false;
+    MSGPACK_DEFINE_MAP(pool, thin_id, size_sectors, read_only)
+};
+
+// Success if it is not there. EBUSY with holders if somebody has it open.
+struct Deactivate {
+    static constexpr const char* kType = "device.deactivate";
+    struct Reply {
+        std::int32_t error_number = 0;
+        std::vector<Holder> holders;
+        MSGPACK_DEFINE_MAP(error_number, holders)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    MSGPACK_DEFINE_MAP(pool, thin_id)
+};
+
+// Resumes the thin if it is there and suspended: its suspender is dead.
+struct Resume {
+    static constexpr const char* kType = "device.resume";
+    struct Reply {
+        std::int32_t error_number = 0;
+        bool was_suspended = false;
+        MSGPACK_DEFINE_MAP(error_number, was_suspended)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    MSGPACK_DEFINE_MAP(pool, thin_id)
+};
+
+struct ActiveDevice {
+    std::uint32_t thin_id = 0;
+    std::uint64_t size_sectors = 0;
+    std::uint32_t open_count = 0;
+    bool suspended = false;
+    bool read_only = false;
+    bool live_table = false;
+    std::string path;
+    MSGPACK_DEFINE_MAP(thin_id, size_sectors, open_count, suspended, read_only, live_table, path)
+};
+
+// Every dm device whose uuid says it is a thin of this pool. Needs no pool to be loaded. At most
+// 4096 a reply: ask again with after_thin_id while `more`.
+struct ListActive {
+    static constexpr const char* kType = "device.list_active";
+    struct Reply {
+        std::vector<ActiveDevice> devices;  // By thin id.
+        bool more = false;
+        MSGPACK_DEFINE_MAP(devices, more)
+    };
+    PoolRef pool;
+    std::int64_t after_thin_id = -1;
+    MSGPACK_DEFINE_MAP(pool, after_thin_id)
+};
+
+struct ThinDevice {
+    std::uint32_t thin_id = 0;
+    std::uint64_t mapped_blocks = 0;
+    std::uint64_t transaction_id = 0;  // The pool's, at the thin's creation: its birth mark.
+    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, transaction_id)
+};
+
+// The pool's own list of thin ids, from a metadata snapshot and thin_ls; the snapshot is released
+// on every path. At most 4096 a reply, like ListActive.
+struct ListThins {
+    static constexpr const char* kType = "device.list_thins";
+    struct Reply {
+        Verdict verdict;  // Of reserve_metadata_snap; EBUSY: one is held already.
+        std::vector<ThinDevice> thins;
+        bool more = false;
+        MSGPACK_DEFINE_MAP(verdict, thins, more)
+    };
+    PoolRef pool;
+    std::int64_t after_thin_id = -1;
+    MSGPACK_DEFINE_MAP(pool, after_thin_id)
+};
+
+}  // namespace cowslip::schemas

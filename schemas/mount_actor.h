@@ -1,0 +1,94 @@
+// Everything the pool manager tells a mount actor. As with the device actor: states to bring about,
+// idempotent, at most one copy of a command able to run.
+//
+// A volume's directory is DIR/mnt/<directory>/ (root, 0711), made of `id` (0600, the exact volume
+// id) and `rootfs`, the mount point (0000 underneath, so nothing is written there while it is not
+// mounted). `directory` is made by common/names.h and resolved beneath DIR/mnt without symlinks.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "schemas/device_actor.h"
+#include "schemas/envelope.h"
+
+namespace cowslip::schemas {
+
+// Which device, by life: `path` is only believed if the kernel says that it has `dm_uuid`.
+struct DeviceRef {
+    std::string path;
+    std::string dm_uuid;
+    MSGPACK_DEFINE_MAP(path, dm_uuid)
+};
+
+// Formats a template device. Destroys what is on it: the manager sends this for templates only,
+// and deletes one that was interrupted. Errors: invalid_argument (unknown file system, too small),
+// internal with the tool's own words, no_space.
+struct MakeFilesystem {
+    static constexpr const char* kType = "mount.make_filesystem";
+    struct Reply : NoFields {};
+    DeviceRef device;
+    std::string fs;
+    MSGPACK_DEFINE_MAP(device, fs)
+};
+
+// Mounted at DIR/mnt/<directory>/rootfs. If it is mounted there already with the same device and
+// options: success. Another device there: in_use. Errors: invalid_argument where a mount label is
+// given and the kernel has no SELinux; needs_repair where the file system is damaged.
+struct Mount {
+    static constexpr const char* kType = "mount.mount";
+    struct Reply {
+        std::string path;    // Absolute.
+        bool grown = false;  // The file system now fills the device.
+        MSGPACK_DEFINE_MAP(path, grown)
+    };
+    DeviceRef device;
+    std::string directory;
+    std::string id;
+    std::string fs;
+    bool read_only = false;
+    std::string mount_label;  // SELinux context=; empty for none.
+    bool grow = false;        // The device is larger than its file system; grown once mounted (not if read_only).
+    MSGPACK_DEFINE_MAP(device, directory, id, fs, read_only, mount_label, grow)
+};
+
+// syncfs, umount, rmdir of the mount point and of the directory (the rmdir detaches copies that leaked into other mount
+// namespaces). Success if nothing is mounted there. Refuses (invalid_argument) another life's
+// mount. A busy mount stays whole.
+struct Unmount {
+    static constexpr const char* kType = "mount.unmount";
+    struct Reply {
+        bool busy = false;
+        std::vector<Holder> holders;     // At most 16, when busy.
+        std::int32_t sync_error = 0;     // errno of syncfs; unless `force`, it stays mounted then.
+        MSGPACK_DEFINE_MAP(busy, holders, sync_error)
+    };
+    std::string directory;
+    std::string dm_uuid;
+    bool force = false;
+    MSGPACK_DEFINE_MAP(directory, dm_uuid, force)
+};
+
+struct MountedVolume {
+    std::string directory;
+    std::string id;       // From the id file; empty if it is missing.
+    std::string dm_uuid;  // Of the device mounted there; empty if there is no mount, only a directory.
+    bool read_only = false;
+    std::string mount_label;
+    MSGPACK_DEFINE_MAP(directory, id, dm_uuid, read_only, mount_label)
+};
+
+// Every directory in DIR/mnt, mounted or left over. At most 2048 a reply, in byte order; again with `after`.
+struct ListMounts {
+    static constexpr const char* kType = "mount.list";
+    struct Reply {
+        std::vector<MountedVolume> mounts;
+        bool more = false;
+        MSGPACK_DEFINE_MAP(mounts, more)
+    };
+    std::string after;
+    MSGPACK_DEFINE_MAP(after)
+};
+
+}  // namespace cowslip::schemas

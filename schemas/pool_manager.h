@@ -1,0 +1,334 @@
+// Everything a client can ask the pool manager, and what it answers. Sizes are bytes unless the
+// name says otherwise; an empty string or 0 means "not given". Fields are added freely, never
+// renamed or reused; tests/wire/golden holds one example of each message.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "schemas/envelope.h"
+
+namespace cowslip::schemas {
+
+using Labels = std::map<std::string, std::string>;
+
+struct Empty : NoFields {};
+
+// ---- pool ------------------------------------------------------------------------------------
+
+struct Usage {
+    std::uint64_t used_bytes = 0;
+    std::uint64_t total_bytes = 0;
+    MSGPACK_DEFINE_MAP(used_bytes, total_bytes)
+};
+
+struct PoolStatus : NoFields {
+    static constexpr const char* kType = "pool.status";
+    struct Reply {
+        std::string name;
+        std::string uuid;
+        std::string state;  // none, formatting, ready, stopped, frozen (store and pool disagree).
+        std::string mode;   // The kernel's: rw, ro, out_of_data_space, Fail; empty when not loaded.
+        bool needs_check = false;
+        std::uint64_t transaction_id = 0;
+        std::uint64_t block_size_bytes = 0;
+        Usage data;
+        Usage metadata;
+        std::uint64_t volumes = 0;          // Volumes in state ready.
+        std::uint64_t snapshots_taken = 0;  // The kernel's 24-bit clock, from the superblock.
+        std::uint64_t low_water = 0;        // Blocks.
+        std::string backing;                // loop, pair or adopted.
+        std::string data_device;
+        std::string metadata_device;
+        std::vector<std::string> warnings;
+        MSGPACK_DEFINE_MAP(name, uuid, state, mode, needs_check, transaction_id, block_size_bytes, data, metadata,
+                           volumes, snapshots_taken, low_water, backing, data_device, metadata_device, warnings)
+    };
+};
+
+// Exactly one of: loop_bytes; data_device with metadata_device; adopt.
+struct PoolCreate {
+    static constexpr const char* kType = "pool.create";
+    using Reply = PoolStatus::Reply;
+    std::string name;  // Default "default".
+    std::uint64_t loop_bytes = 0;
+    std::uint64_t metadata_bytes = 0;  // Default: from the data size.
+    std::uint64_t block_size_bytes = 65536;
+    std::string data_device;
+    std::string metadata_device;
+    std::string adopt;                 // dm name of an existing thin-pool.
+    bool force = false;
+    bool accept_no_zeroing = false;
+    MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
+                       accept_no_zeroing)
+};
+
+struct PoolStart : NoFields {
+    static constexpr const char* kType = "pool.start";
+    using Reply = PoolStatus::Reply;
+};
+
+// ---- volumes ---------------------------------------------------------------------------------
+
+struct Lease {
+    std::string holder;
+    std::string mode;  // mounted_rw, mounted_ro, attached_rw, attached_ro.
+    MSGPACK_DEFINE_MAP(holder, mode)
+};
+
+struct Volume {
+    std::string id;
+    std::string parent;  // The name it was cloned from; empty for none.
+    std::string kind;    // volume or image.
+    std::string state;   // creating, ready, removing, lost.
+    std::uint32_t thin_id = 0;
+    std::uint64_t transaction_id = 0;  // The pool's, when it was born.
+    std::uint64_t size_bytes = 0;
+    std::string fs;                    // ext4, xfs or none.
+    std::string created_at;            // RFC 3339 UTC.
+    Labels labels;
+    std::vector<Lease> leases;
+    std::optional<std::string> device;  // Absent unless active.
+    std::optional<std::string> mount;   // Absent unless mounted.
+    MSGPACK_DEFINE_MAP(id, parent, kind, state, thin_id, transaction_id, size_bytes, fs, created_at, labels, leases,
+                       device, mount)
+};
+
+struct VolumeCreate {
+    static constexpr const char* kType = "volume.create";
+    struct Reply {
+        Volume volume;
+        std::string path;  // With get: what volume.get would answer.
+        MSGPACK_DEFINE_MAP(volume, path)
+    };
+    std::string id;
+    std::string parent;
+    std::uint64_t size_bytes = 0;  // Default 10 GiB, or the parent's.
+    std::string fs;                // Default ext4, or the parent's.
+    Labels labels;
+    bool get = false;              // Also take a lease and mount it (read-write).
+    std::string holder;
+    std::string mount_label;
+    // With get: stay in state creating until volume.put with filled=true, so that nobody sees it
+    // half filled. volume.remove gives it up.
+    bool filling = false;
+    MSGPACK_DEFINE_MAP(id, parent, size_bytes, fs, labels, get, holder, mount_label, filling)
+};
+
+struct VolumeRemove {
+    static constexpr const char* kType = "volume.remove";
+    struct Reply {
+        bool existed = false;
+        MSGPACK_DEFINE_MAP(existed)
+    };
+    std::string id;
+    bool wait = false;        // Answer only when the pool's blocks are back.
+    bool must_exist = false;  // Otherwise an unknown id is success.
+    std::uint32_t thin_id = 0;  // If given: only that life of the name.
+    MSGPACK_DEFINE_MAP(id, wait, must_exist, thin_id)
+};
+
+struct VolumeGet {
+    static constexpr const char* kType = "volume.get";
+    struct Reply {
+        std::string path;      // DIR/mnt/<id>/rootfs.
+        bool changed = false;  // False: this holder had the lease already.
+        MSGPACK_DEFINE_MAP(path, changed)
+    };
+    std::string id;
+    std::string holder;  // Default "default".
+    bool read_only = false;
+    std::string mount_label;
+    MSGPACK_DEFINE_MAP(id, holder, read_only, mount_label)
+};
+
+struct VolumePut {
+    static constexpr const char* kType = "volume.put";
+    struct Reply {
+        bool changed = false;  // False: there was no such lease.
+        MSGPACK_DEFINE_MAP(changed)
+    };
+    std::string id;
+    std::string holder;
+    bool all_holders = false;
+    bool force = false;   // Give the lease up even if the last writes could not be synced.
+    bool remove = false;  // Also volume.remove, in the same request.
+    bool filled = false;  // Ends volume.create's `filling`.
+    MSGPACK_DEFINE_MAP(id, holder, all_holders, force, remove, filled)
+};
+
+struct VolumeAttach {
+    static constexpr const char* kType = "volume.attach";
+    struct Reply {
+        std::string device;
+        bool changed = false;
+        MSGPACK_DEFINE_MAP(device, changed)
+    };
+    std::string id;
+    std::string holder;
+    bool read_only = false;
+    MSGPACK_DEFINE_MAP(id, holder, read_only)
+};
+
+struct VolumeDetach {
+    static constexpr const char* kType = "volume.detach";
+    using Reply = VolumePut::Reply;
+    std::string id;
+    std::string holder;
+    bool all_holders = false;
+    MSGPACK_DEFINE_MAP(id, holder, all_holders)
+};
+
+struct VolumeExists {
+    static constexpr const char* kType = "volume.exists";
+    struct Reply {
+        bool exists = false;
+        MSGPACK_DEFINE_MAP(exists)
+    };
+    std::string id;
+    MSGPACK_DEFINE_MAP(id)
+};
+
+struct VolumeShow {
+    static constexpr const char* kType = "volume.show";
+    using Reply = Volume;
+    std::string id;
+    MSGPACK_DEFINE_MAP(id)
+};
+
+// A page of volumes in the order of their names; ask again with after = the last id while `more`.
+struct VolumeList {
+    static constexpr const char* kType = "volume.list";
+    struct Reply {
+        std::vector<Volume> volumes;
+        bool more = false;
+        MSGPACK_DEFINE_MAP(volumes, more)
+    };
+    Labels labels;  // Every one of them must match.
+    std::string after;
+    std::uint32_t limit = 500;  // At most 500.
+    MSGPACK_DEFINE_MAP(labels, after, limit)
+};
+
+// ---- leases, operations, the service ---------------------------------------------------------
+
+struct LeaseList {
+    static constexpr const char* kType = "lease.list";
+    struct Entry {
+        std::string id;
+        std::string holder;
+        std::string mode;
+        std::string path;  // The mount, or the device.
+        std::string taken_at;
+        MSGPACK_DEFINE_MAP(id, holder, mode, path, taken_at)
+    };
+    struct Reply {
+        std::vector<Entry> leases;
+        bool more = false;
+        MSGPACK_DEFINE_MAP(leases, more)
+    };
+    std::string after_id;
+    std::string after_holder;
+    std::uint32_t limit = 500;
+    MSGPACK_DEFINE_MAP(after_id, after_holder, limit)
+};
+
+struct Operation {
+    std::uint64_t number = 0;
+    std::string type;     // The request's type, or the name of the work behind a reply.
+    std::string subject;
+    std::string waiting_for;  // In words: "its turn", "device-actor-123", "the pool".
+    std::uint64_t age_ms = 0;
+    std::uint32_t attempt = 0;
+    bool behind_reply = false;
+    MSGPACK_DEFINE_MAP(number, type, subject, waiting_for, age_ms, attempt, behind_reply)
+};
+
+struct OperationList : NoFields {
+    static constexpr const char* kType = "operation.list";
+    struct Reply {
+        std::vector<Operation> operations;  // The oldest 500.
+        std::uint64_t total = 0;
+        MSGPACK_DEFINE_MAP(operations, total)
+    };
+};
+
+// Answered when the operation has ended: with its answer's error, or nothing.
+struct OperationWait {
+    static constexpr const char* kType = "operation.wait";
+    using Reply = Empty;
+    std::uint64_t operation = 0;
+    MSGPACK_DEFINE_MAP(operation)
+};
+
+// The answer to a request whose time ran out after it was accepted; any reply body may be this.
+struct Accepted {
+    bool accepted = false;
+    std::uint64_t operation = 0;
+    MSGPACK_DEFINE_MAP(accepted, operation)
+};
+
+struct Actor {
+    std::string incarnation;
+    std::string kind;
+    std::uint32_t pid = 0;
+    bool watcher = false;
+    std::string doing;  // Empty when idle.
+    std::uint64_t busy_ms = 0;
+    MSGPACK_DEFINE_MAP(incarnation, kind, pid, watcher, doing, busy_ms)
+};
+
+struct Finding {
+    std::string kind;
+    std::string subject;
+    std::string detail;
+    MSGPACK_DEFINE_MAP(kind, subject, detail)
+};
+
+struct SystemStatus : NoFields {
+    static constexpr const char* kType = "system.status";
+    struct Reply {
+        std::string version;
+        std::uint32_t pid = 0;
+        std::string account;  // What the manager runs as.
+        std::uint64_t uptime_ms = 0;
+        std::uint64_t event_seq = 0;
+        std::vector<Actor> actors;
+        PoolStatus::Reply pool;
+        std::uint64_t leases = 0;
+        std::uint64_t operations = 0;
+        std::uint64_t behind_reply = 0;  // Removals and deactivations that nobody waits for.
+        std::vector<Finding> findings;
+        std::map<std::string, std::uint64_t> counters;  // Since the manager started; e.g. "turns", "store_syncs".
+        MSGPACK_DEFINE_MAP(version, pid, account, uptime_ms, event_seq, actors, pool, leases, operations, behind_reply,
+                           findings, counters)
+    };
+};
+
+// Ends all leases, unmounts and deactivates everything, then puts the pool away if we made it.
+struct SystemCleanup : NoFields {
+    static constexpr const char* kType = "system.cleanup";
+    struct Reply {
+        std::uint64_t leases_ended = 0;
+        std::vector<std::string> left;  // Volumes that were busy, with their holders. Empty: all is away.
+        MSGPACK_DEFINE_MAP(leases_ended, left)
+    };
+};
+
+struct EventSince {
+    static constexpr const char* kType = "event.since";
+    struct Reply {
+        std::vector<EventOf<std::map<std::string, std::string>>> events;
+        bool more = false;
+        std::uint64_t oldest = 0;  // Events before this one are no longer kept.
+        MSGPACK_DEFINE_MAP(events, more, oldest)
+    };
+    std::uint64_t seq = 0;      // The first event wanted is seq + 1.
+    std::uint32_t limit = 500;  // At most 500.
+    MSGPACK_DEFINE_MAP(seq, limit)
+};
+
+}  // namespace cowslip::schemas
