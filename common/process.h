@@ -1,5 +1,6 @@
 // Child processes: no shell, a bound on time and output, and no descriptor leaked but the ones
-// named. A child is killed, with its process group, when its time is up or its parent dies.
+// named. A child is killed with its process group when its time is up, and alone when the thread
+// that started it dies. Our return means that it has ended: after the kill we wait without a limit.
 #pragma once
 
 #include <chrono>
@@ -14,7 +15,7 @@ struct ProcessOptions {
     std::vector<std::string> arguments;  // arguments[0] is looked up in PATH (sbin folders included).
     std::chrono::milliseconds timeout{60000};
     std::size_t output_limit_bytes = 64 * 1024;  // Of stdout and of stderr each; the rest is read and dropped.
-    std::vector<int> inherited_fds;      // E.g. an actor's lock: it must outlive the actor in the child.
+    std::vector<int> inherited_fds = {};         // E.g. an actor's lock: it must outlive the actor in the child.
 };
 
 struct ProcessResult {
@@ -24,7 +25,8 @@ struct ProcessResult {
     bool output_cut = false;
 };
 
-// Runs it to its end. Errors: not_found (no such program; names the Debian package if it is one we
+// Runs it to its end, with an empty stdin and LC_ALL=C; what it leaves behind in its process group is
+// killed. Errors: not_found (no such program; names the Debian package if it is one we
 // know), timed_out (killed). A non-zero exit is a result, not an error.
 Result<ProcessResult> run_process(const ProcessOptions& options);
 
