@@ -1,0 +1,193 @@
+#include "common/sqlite.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include <fmt/format.h>
+
+namespace cowslip {
+
+namespace {
+
+// The unix VFS, except that a name stays as it was given.
+int keep_name(sqlite3_vfs* /*vfs*/, const char* name, int size, char* out) {
+    const int length = std::snprintf(out, static_cast<std::size_t>(size), "%s", name);
+    return length < size ? SQLITE_OK : SQLITE_CANTOPEN;
+}
+
+const char* relative_vfs() {
+    static const int registered = [] {
+        static sqlite3_vfs vfs = *sqlite3_vfs_find("unix");
+        vfs.zName = "cowslip";
+        vfs.xFullPathname = keep_name;
+        return sqlite3_vfs_register(&vfs, 0);
+    }();
+    return registered == SQLITE_OK ? "cowslip" : nullptr;
+}
+
+void drop_page_cache(const std::string& file) {
+    const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) return;
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(fd);
+}
+
+}  // namespace
+
+Query::~Query() {
+    sqlite3_reset(statement_);
+    sqlite3_clear_bindings(statement_);
+}
+
+Query& Query::bind(std::int64_t value) {
+    sqlite3_bind_int64(statement_, ++bound_, value);
+    return *this;
+}
+
+Query& Query::bind(std::string_view text) {
+    sqlite3_bind_text64(statement_, ++bound_, text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+    return *this;
+}
+
+Query& Query::bind_blob(std::string_view bytes) {
+    // An empty view may have no data, which SQLite would store as NULL.
+    sqlite3_bind_blob64(statement_, ++bound_, bytes.empty() ? "" : bytes.data(), bytes.size(), SQLITE_TRANSIENT);
+    return *this;
+}
+
+Query& Query::bind_null() {
+    sqlite3_bind_null(statement_, ++bound_);
+    return *this;
+}
+
+int Query::step() {
+    const int code = sqlite3_step(statement_);
+    if (code == SQLITE_ROW || code == SQLITE_DONE) return code;
+    const int primary = code & 0xFF;
+    if (primary == SQLITE_CONSTRAINT || primary == SQLITE_MISMATCH || primary == SQLITE_TOOBIG) return primary;
+    database_.fail(code, sqlite3_sql(statement_));
+}
+
+Result<void> Query::run() {
+    database_.open_savepoint();
+    const int code = step();
+    if (code == SQLITE_DONE || code == SQLITE_ROW) return {};
+    return Error{code == SQLITE_CONSTRAINT ? Errc::already_exists : Errc::internal,
+                 fmt::format("store: {}", sqlite3_errmsg(database_.handle_.get()))};
+}
+
+bool Query::next() {
+    const int code = step();
+    if (code != SQLITE_ROW && code != SQLITE_DONE) database_.fail(code, sqlite3_sql(statement_));
+    return code == SQLITE_ROW;
+}
+
+std::int64_t Query::integer(int column) const {
+    return sqlite3_column_int64(statement_, column);
+}
+
+std::string Query::text(int column) const {
+    const void* bytes = sqlite3_column_blob(statement_, column);
+    const auto size = static_cast<std::size_t>(sqlite3_column_bytes(statement_, column));
+    return bytes == nullptr ? std::string() : std::string(static_cast<const char*>(bytes), size);
+}
+
+bool Query::is_null(int column) const {
+    return sqlite3_column_type(statement_, column) == SQLITE_NULL;
+}
+
+Database::Database(sqlite3* handle) : handle_(handle, &sqlite3_close) {}
+Database::Database(Database&&) noexcept = default;
+Database::~Database() = default;
+
+Result<Database> Database::open(const std::string& file) {
+    drop_page_cache(file);
+    drop_page_cache(file + "-wal");
+    sqlite3* handle = nullptr;
+    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+    const int code = sqlite3_open_v2(file.c_str(), &handle, flags, relative_vfs());
+    Database database(handle);
+    if (code != SQLITE_OK)
+        return Error{Errc::needs_repair, fmt::format("open store '{}': {}", file, sqlite3_errstr(code))};
+    // Exclusive before WAL: then the WAL index lives in our memory, and no second process can join.
+    for (const char* pragma :
+         {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
+          "PRAGMA foreign_keys=ON", "PRAGMA trusted_schema=OFF", "PRAGMA journal_size_limit=67108864"}) {
+        TRY(database.execute(pragma));
+    }
+    const auto value_of = [&](const char* pragma) {
+        Query query = database.query(pragma);
+        return query.next() ? query.text(0) : std::string();
+    };
+    if (value_of("PRAGMA journal_mode") != "wal" || value_of("PRAGMA synchronous") != "2" ||
+        value_of("PRAGMA foreign_keys") != "1") {
+        return Error{Errc::needs_repair,
+                     fmt::format("open store '{}': it does not take WAL with synchronous=FULL", file)};
+    }
+    return database;
+}
+
+Query Database::query(const char* sql) {
+    auto found = statements_.find(sql);
+    if (found == statements_.end()) {
+        sqlite3_stmt* statement = nullptr;
+        const int code = sqlite3_prepare_v3(handle_.get(), sql, -1, SQLITE_PREPARE_PERSISTENT, &statement, nullptr);
+        if (code != SQLITE_OK) fail(code, sql);
+        found = statements_.try_emplace(sql, statement, &sqlite3_finalize).first;
+    }
+    return {*this, found->second.get()};
+}
+
+Result<void> Database::execute(const std::string& sql) {
+    const int code = sqlite3_exec(handle_.get(), sql.c_str(), nullptr, nullptr, nullptr);
+    if (code == SQLITE_OK) return {};
+    const Errc errc = (code & 0xFF) == SQLITE_FULL ? Errc::no_space : Errc::needs_repair;
+    return Error{errc, fmt::format("store: {}", sqlite3_errmsg(handle_.get()))};
+}
+
+void Database::open_savepoint() {
+    if (in_savepoint_) return;
+    if (!in_transaction_) {
+        query("BEGIN IMMEDIATE").next();
+        in_transaction_ = true;
+    }
+    query("SAVEPOINT message").next();
+    in_savepoint_ = true;
+}
+
+void Database::release_savepoint() {
+    if (!in_savepoint_) return;
+    query("RELEASE message").next();
+    in_savepoint_ = false;
+}
+
+void Database::rollback_savepoint() {
+    if (!in_savepoint_) return;
+    query("ROLLBACK TO message").next();
+    release_savepoint();
+}
+
+bool Database::commit() {
+    release_savepoint();
+    if (!in_transaction_) return false;
+    query("COMMIT").next();
+    in_transaction_ = false;
+    return true;
+}
+
+std::int64_t Database::changes() const {
+    return sqlite3_changes64(handle_.get());
+}
+
+// After SQLITE_FULL inside a savepoint the *whole* transaction is gone, and the next statement
+// would commit by itself: so a failure is never survived by the connection that saw it.
+void Database::fail(int code, std::string_view what) {
+    const auto kind = (code & 0xFF) == SQLITE_FULL ? StoreFailure::Kind::full : StoreFailure::Kind::broken;
+    throw StoreFailure(kind, fmt::format("store: {}: {}", what, sqlite3_errmsg(handle_.get())));
+}
+
+}  // namespace cowslip

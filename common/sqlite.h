@@ -1,0 +1,109 @@
+// SQLite as the store needs it: one exclusive connection, a statement cache, and three kinds of
+// failure kept apart. The only files that include sqlite3.h are this one's .cpp.
+//
+// A full disk and an I/O error throw StoreFailure: nothing but the process's end can answer them
+// (protocol.md, store errors), so no caller handles them and no transaction survives them. A
+// constraint or type error is the caller's own: it comes back as a Result.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "common/result.h"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace cowslip {
+
+class StoreFailure : public std::runtime_error {
+public:
+    enum class Kind : std::uint8_t { full, broken };
+    StoreFailure(Kind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+    Kind kind() const { return kind_; }
+
+private:
+    Kind kind_;
+};
+
+class Database;
+
+// One use of a cached statement: bind in order, then run or step; reset when it goes out of scope.
+class Query {
+public:
+    Query(const Query&) = delete;
+    Query& operator=(const Query&) = delete;
+    ~Query();
+
+    Query& bind(std::int64_t value);
+    Query& bind(std::uint64_t value) { return bind(static_cast<std::int64_t>(value)); }
+    Query& bind(std::uint32_t value) { return bind(static_cast<std::int64_t>(value)); }
+    Query& bind(std::string_view text);
+    Query& bind(const std::string& text) { return bind(std::string_view(text)); }
+    Query& bind(const char* text) { return bind(std::string_view(text)); }
+    Query& bind_blob(std::string_view bytes);
+    Query& bind_null();
+
+    // Runs a statement that changes rows. already_exists: a constraint refused it.
+    Result<void> run();
+    // The next row of a statement that reads; false when there is none.
+    bool next();
+
+    std::int64_t integer(int column) const;
+    std::uint64_t uinteger(int column) const { return static_cast<std::uint64_t>(integer(column)); }
+    std::string text(int column) const;  // Text or blob; empty for NULL.
+    bool is_null(int column) const;
+
+private:
+    friend class Database;
+    Query(Database& database, sqlite3_stmt* statement) : database_(database), statement_(statement) {}
+    int step();
+    Database& database_;
+    sqlite3_stmt* statement_;
+    int bound_ = 0;
+};
+
+class Database {
+public:
+    // `file` is opened as it is written, relative to the working folder: SQLite would make it
+    // absolute, and an unprivileged process may not be able to traverse the parents. Sets WAL,
+    // synchronous=FULL, locking_mode=EXCLUSIVE, foreign_keys, and checks that they hold. The page
+    // cache of the file and its WAL is dropped first, so that what a failed sync left in it is not
+    // taken for what the disk has.
+    static Result<Database> open(const std::string& file);
+    Database(Database&&) noexcept;
+    Database& operator=(Database&&) = delete;
+    ~Database();
+
+    // `sql` must be a literal: it is the cache's key, by address.
+    Query query(const char* sql);
+    // Several statements, no rows, uncached; for schemas and pragmas.
+    Result<void> execute(const std::string& sql);
+
+    // A transaction opens by itself before the first statement that changes something, and a
+    // savepoint inside it, so a turn that changes nothing costs nothing.
+    void rollback_savepoint();  // Undoes what was changed since the last release; harmless if nothing.
+    void release_savepoint();
+    // Makes everything since the last commit durable. Does nothing, and returns false, if nothing changed.
+    bool commit();
+
+    std::int64_t changes() const;
+
+private:
+    friend class Query;
+    explicit Database(sqlite3* handle);
+    void open_savepoint();
+    [[noreturn]] void fail(int code, std::string_view what);
+
+    std::unique_ptr<sqlite3, int (*)(sqlite3*)> handle_;
+    std::unordered_map<const char*, std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)>> statements_;
+    bool in_transaction_ = false;
+    bool in_savepoint_ = false;
+};
+
+}  // namespace cowslip
