@@ -16,6 +16,8 @@
 
 #include <fmt/format.h>
 
+#include "common/files.h"
+
 extern char** environ;
 
 namespace cowslip {
@@ -23,26 +25,6 @@ namespace cowslip {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-class Fd {
-public:
-    Fd() = default;
-    explicit Fd(int fd) : fd_(fd) {}
-    Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    Fd& operator=(Fd&& other) noexcept {
-        std::swap(fd_, other.fd_);
-        return *this;
-    }
-    ~Fd() { close(); }
-    int get() const { return fd_; }
-    void close() {
-        if (fd_ >= 0) ::close(fd_);
-        fd_ = -1;
-    }
-
-private:
-    int fd_ = -1;
-};
 
 struct Pipe {
     Fd read;
@@ -203,7 +185,7 @@ struct Stream {
 
     void read_available() {
         std::array<char, 16384> buffer{};
-        for (int rounds = 0; rounds < 64 && fd.get() >= 0; ++rounds) {
+        for (int rounds = 0; rounds < 64 && fd; ++rounds) {
             const ssize_t count = read(fd.get(), buffer.data(), buffer.size());
             if (count < 0 && errno == EINTR) continue;
             if (count < 0 && errno == EAGAIN) return;
@@ -248,7 +230,7 @@ Result<ProcessResult> run_process(const ProcessOptions& options) {
     Pipe errors = TRY(Pipe::create());
     Pipe exec_error = TRY(Pipe::create());
     const Fd input(open("/dev/null", O_RDONLY | O_CLOEXEC));
-    if (input.get() < 0) return errno_error(errno, "open '/dev/null'");
+    if (!input) return errno_error(errno, "open '/dev/null'");
     fcntl(output.read.get(), F_SETFL, O_NONBLOCK);
     fcntl(errors.read.get(), F_SETFL, O_NONBLOCK);
 
