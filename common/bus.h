@@ -1,10 +1,12 @@
-// ZeroMQ, as far as cowslip uses it: unix sockets, bounded queues, no call that blocks. The only
-// files that include zmq.hpp are this one's .cpp and its private header. A socket belongs to the
-// thread that made it.
+// ZeroMQ, as far as cowslip uses it: unix sockets, bounded queues, no call that blocks or throws.
+// zmq.hpp is included by this one's .cpp only. A socket belongs to the thread that made it.
 //
 // Paths: sun_path holds 108 bytes, so a socket is bound and connected through /proc/self/fd/N of
-// its folder, whatever the folder's length. A second bind of an ipc path would steal it silently:
-// whoever binds holds the state folder's lock first (state_folder.h).
+// its folder, whatever the folder's length. A second bind of a path takes it from the first one
+// silently: whoever binds holds the state folder's lock first (state_folder.h).
+//
+// A message is one frame (events: two). What has another number of frames is dropped and counted;
+// so a client in another language is a DEALER, not a REQ, whose empty delimiter makes it two.
 #pragma once
 
 #include <sys/types.h>
@@ -47,6 +49,10 @@ public:
     BusSocket& operator=(BusSocket&&) noexcept;
     ~BusSocket();
 
+    // Lets what was sent before this socket's end still be delivered: the context's end waits for
+    // that, but no longer than this. Without it the unsent is dropped.
+    void linger(std::chrono::milliseconds most);
+
     struct Impl;
     Impl& impl() const { return *impl_; }
 
@@ -56,42 +62,49 @@ protected:
 };
 
 enum class Sent : std::uint8_t {
-    done,
-    no_peer,  // It went away, or never was.
-    full,     // Its queue is at its bound: the message was not taken.
+    done,       // Queued for it, which is no proof of arrival.
+    no_peer,    // It went away, never was, or (a client's) is not connected yet.
+    full,       // Its queue is at its bound: the message was not taken.
+    too_large,  // More than kMaxFrameBytes.
 };
 
 struct Frame {
-    std::string peer;     // Routing id.
-    std::string payload;  // Exactly one frame; messages of more or fewer parts are dropped.
+    std::string peer;  // Routing id.
+    std::string payload;
     std::int64_t uid = -1;  // Of the peer process, by the kernel (SO_PEERCRED); -1 if unknown.
 };
 
 // ROUTER: the manager's doors.
 class ServerSocket : public BusSocket {
 public:
-    // Replaces a dead socket file. `mode` is that of the socket file.
+    // Replaces a dead socket file, and leaves one behind. `mode` is that of the socket file, from
+    // the moment that it appears.
     static Result<ServerSocket> bind(BusContext& context, const std::string& path, mode_t mode);
     std::optional<Frame> receive();  // Never waits.
     Sent send(const std::string& peer, std::string_view payload);
     // Whether some peer's connection has ended since the last call (ZeroMQ does not say whose).
     bool peer_disconnected();
+    // Messages that were not one frame, since the bind.
+    std::uint64_t dropped() const;
 
 private:
     using BusSocket::BusSocket;
 };
 
-// DEALER: clients and actors. Reconnects by itself, silently; `disconnected` tells.
+// DEALER: clients and actors. One connection: it never reconnects by itself, as what is sent in
+// between would then overtake what was lost. When `disconnected`, make a new one and send again.
 class ClientSocket : public BusSocket {
 public:
-    // An empty routing id lets the server choose one.
+    // Begins to connect; `send` says no_peer until that is done, and wait_readable tells when. An
+    // empty routing id lets the server choose one.
     static Result<ClientSocket> connect(BusContext& context, const std::string& path, const std::string& routing_id);
     std::optional<std::string> receive();
     Sent send(std::string_view payload);
-    // Whether the connection has ended (its server died) since the last call.
+    // Whether the connection has ended or could not be made. For good.
     bool disconnected();
-    // Whether the server's end of the connection belongs to `uid`; connects by itself to look.
-    Result<uid_t> server_uid() const;
+    // Whom the process that listens at `path` belongs to; connects for a moment to look. Errors:
+    // permission_denied, or unavailable: nobody listens there.
+    static Result<uid_t> server_uid(const std::string& path);
 
 private:
     using BusSocket::BusSocket;
@@ -109,7 +122,8 @@ private:
     using BusSocket::BusSocket;
 };
 
-// SUB. `topics` are prefixes; one empty string is everything.
+// SUB. `topics` are prefixes; one empty string is everything. Reconnects by itself; whoever must not
+// miss an event watches `seq` (schemas/envelope.h).
 class SubscriberSocket : public BusSocket {
 public:
     struct Message {
@@ -119,14 +133,23 @@ public:
     static Result<SubscriberSocket> connect(BusContext& context, const std::string& path,
                                             const std::vector<std::string>& topics);
     std::optional<Message> receive();
+    // Whether the connection has ended, or was refused, since the last call.
+    bool disconnected();
 
 private:
     using BusSocket::BusSocket;
 };
 
+enum class Woken : std::uint8_t {
+    event,
+    time,
+    signal,
+};
+
 // Waits until a socket may be readable or has a connection event, a plain fd is readable, or the
-// time is up. Also returns early on a signal. Not for precise answers: ask each of them after.
-void wait_readable(std::span<const BusSocket* const> sockets, std::span<const int> fds,
-                   std::chrono::milliseconds timeout);
+// time is up. Not for precise answers: ask each of them after. A publisher's subscriptions wake it,
+// too, until they are drained.
+Woken wait_readable(std::span<const BusSocket* const> sockets, std::span<const int> fds,
+                    std::chrono::milliseconds timeout);
 
 }  // namespace cowslip
