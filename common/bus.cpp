@@ -47,6 +47,17 @@ struct BusContext::Impl {
 };
 
 struct BusSocket::Impl {
+    Impl() = default;
+    Impl(const Impl&) = delete;
+    Impl& operator=(const Impl&) = delete;
+    // In this order: libzmq's one thread waits for ever when it has an event for a monitor whose
+    // reader is gone, and then no socket of the process works any more.
+    ~Impl() {
+        if (monitor) zmq_socket_monitor(socket.handle(), nullptr, 0);
+        monitor.close();
+        socket.close();
+    }
+
     zmq::socket_t socket;
     zmq::socket_t monitor;  // PAIR; none for a publisher.
     bool connected = false;

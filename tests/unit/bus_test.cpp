@@ -226,6 +226,24 @@ TEST_CASE("a client learns at once that its server has gone, and stays disconnec
     CHECK_FALSE(next->receive());
 }
 
+// Bug: libzmq's thread stood still for ever once it had an event for a monitor that was closed
+// already, or full. The process has one such thread.
+TEST_CASE("sockets that end while their peers come and go stop no other socket", "[bus]") {
+    const TemporaryFolder folder;
+    BusContext context;
+    auto server = ServerSocket::bind(context, folder / "a.sock", 0600);
+    REQUIRE(server);
+    for (int i = 0; i < 3000; ++i) PlainConnection(folder / "a.sock");  // Nobody reads what is told of them.
+    for (int i = 0; i < 200; ++i) {
+        auto other = ServerSocket::bind(context, folder / "b.sock", 0600);
+        auto client = ClientSocket::connect(context, folder / "b.sock", "");
+        REQUIRE((other && client && send_soon(*client, "x")));
+    }
+    auto client = ClientSocket::connect(context, folder / "a.sock", "");
+    REQUIRE((client && send_soon(*client, "x")));
+    CHECK(receive_soon(*server));
+}
+
 TEST_CASE("a new connection with a routing id takes it over from the older one", "[bus]") {
     const TemporaryFolder folder;
     BusContext context;
