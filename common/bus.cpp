@@ -369,6 +369,10 @@ bool ClientSocket::disconnected() {
 }
 
 Result<uid_t> ClientSocket::server_uid(const std::string& path) {
+    return TRY(server(path)).uid;
+}
+
+Result<ClientSocket::Server> ClientSocket::server(const std::string& path) {
     const SocketPath parts = TRY(split(path));
     const std::string what = fmt::format("connect '{}'", path);
     const auto failure = [&](int number) {
@@ -386,7 +390,7 @@ Result<uid_t> ClientSocket::server_uid(const std::string& path) {
     ucred credentials{};
     socklen_t size = sizeof(credentials);
     if (::getsockopt(socket.fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return failure(errno);
-    return credentials.uid;
+    return Server{.pid = credentials.pid, .uid = credentials.uid};
 }
 
 Result<PublisherSocket> PublisherSocket::bind(BusContext& context, const std::string& path, mode_t mode) {

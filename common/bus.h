@@ -105,6 +105,12 @@ public:
     // Whom the process that listens at `path` belongs to; connects for a moment to look. Errors:
     // permission_denied, or unavailable: nobody listens there.
     static Result<uid_t> server_uid(const std::string& path);
+    // The same, with its pid.
+    struct Server {
+        pid_t pid = 0;
+        uid_t uid = 0;
+    };
+    static Result<Server> server(const std::string& path);
 
 private:
     using BusSocket::BusSocket;

@@ -512,6 +512,7 @@ TEST_CASE("who listens is known, or why nobody does", "[bus]") {
         const auto server = ServerSocket::bind(context, folder / "a.sock", 0600);
         REQUIRE(server);
         CHECK(ClientSocket::server_uid(folder / "a.sock") == ::getuid());
+        CHECK(ClientSocket::server(folder / "a.sock").value().pid == ::getpid());
     }
     const auto dead = ClientSocket::server_uid(folder / "a.sock");
     REQUIRE_FALSE(dead);
