@@ -1,0 +1,34 @@
+// What the device actor relies on in device-mapper, as cases that are run against the fake (in
+// unit_tests) and against the running kernel (in device_tests): where the two differ, one fails.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/device_mapper.h"
+
+namespace cowslip {
+
+// Two block devices that nobody uses, "7:0"; the first 4 KiB of `metadata` are zero.
+struct ConformanceRig {
+    DeviceMapper& dm;
+    std::string metadata;
+    std::string data;
+    std::uint64_t data_sectors = 0;
+    std::function<void(const DmDevice&)> open;  // Holds it open, as a mount does.
+    std::function<void(const DmDevice&)> close;
+    std::function<void()> damage_superblock;
+};
+
+struct ConformanceCase {
+    const char* sentence;
+    void (*run)(ConformanceRig& rig);
+};
+
+const std::vector<ConformanceCase>& conformance_cases();
+
+// Removes what a failed case left behind.
+void remove_conformance_devices(DeviceMapper& dm);
+
+}  // namespace cowslip

@@ -1,0 +1,296 @@
+#include "tests/fakes/fake_device_mapper.h"
+
+#include <fmt/format.h>
+#include <sys/sysmacros.h>
+
+#include <sstream>
+
+namespace cowslip {
+
+namespace {
+
+std::vector<std::string> split(const std::string& text) {
+    std::istringstream stream(text);
+    std::vector<std::string> words;
+    for (std::string word; stream >> word;) words.push_back(word);
+    return words;
+}
+
+std::optional<std::uint64_t> number(const std::string& word, std::uint64_t limit) {
+    if (word.empty() || word.size() > 20 || word.find_first_not_of("0123456789") != std::string::npos) return {};
+    const std::uint64_t value = std::stoull(word);
+    if (value > limit) return {};
+    return value;
+}
+
+bool writable(const FakePool& pool) {
+    return pool.mode == PoolMode::rw || pool.mode == PoolMode::out_of_data_space;
+}
+
+std::string status_text(const FakeKernel& kernel, const FakePool& pool, const ThinPoolTable& table) {
+    if (pool.mode == PoolMode::fail || pool.mode == PoolMode::error) return std::string(to_string(pool.mode));
+    const auto& core = pool.core;
+    return fmt::format(
+        "{} {}/{} {}/{} {} {} {} {} {} 1024", core.transaction_id, kernel.used_metadata_blocks + core.thins.size(),
+        pool.total_metadata_blocks, core.used_data_blocks(), core.data_blocks,
+        core.held_root != 0 ? std::to_string(core.held_root) : "-", to_string(pool.mode),
+        table.ignore_discard     ? "ignore_discard"
+        : table.discard_passdown ? "discard_passdown"
+                                 : "no_discard_passdown",
+        table.error_if_no_space ? "error_if_no_space" : "queue_if_no_space", core.needs_check ? "needs_check" : "-");
+}
+
+}  // namespace
+
+DmInfo FakeDeviceMapper::info(dev_t number) const {
+    const FakeDmDevice& found = kernel_.devices.at(number);
+    return {.device = found.device,
+            .number = number,
+            .open_count = kernel_.open_count(number),
+            .suspended = found.suspended,
+            .read_only = found.live && found.live->read_only,
+            .live_table = found.live.has_value(),
+            .inactive_table = found.inactive.has_value()};
+}
+
+Result<std::optional<DmInfo>> FakeDeviceMapper::find(const DmDevice& device) {
+    const dev_t number = kernel_.number_of(device);
+    if (number == 0) return std::optional<DmInfo>{};
+    return std::optional<DmInfo>{info(number)};
+}
+
+Result<std::vector<DmInfo>> FakeDeviceMapper::list(std::string_view uuid_prefix) {
+    std::vector<DmInfo> found;
+    for (const auto& [number, device] : kernel_.devices) {
+        if (device.device.uuid.starts_with(uuid_prefix)) found.push_back(info(number));
+    }
+    return found;
+}
+
+Result<std::optional<DmTarget>> FakeDeviceMapper::table(const DmDevice& device) {
+    const dev_t number = kernel_.number_of(device);
+    if (number == 0 || !kernel_.devices.at(number).live) return std::optional<DmTarget>{};
+    return std::optional<DmTarget>{kernel_.devices.at(number).live->target};
+}
+
+Result<std::optional<DmTarget>> FakeDeviceMapper::status(const DmDevice& device) {
+    auto target = TRY(table(device));
+    if (!target) return target;
+    if (target->type == "thin-pool") {
+        const auto pool_table = TRY(parse_thin_pool_table(target->parameters));
+        target->parameters = status_text(kernel_, kernel_.pools.at(kernel_.number_of(device)), pool_table);
+    } else {
+        target->parameters = "0 -";
+    }
+    return target;
+}
+
+int FakeDeviceMapper::create(const DmDevice& device) {
+    kernel_.effect("create " + device.name);
+    for (const auto& [number, found] : kernel_.devices) {
+        if (found.device.name == device.name) return EBUSY;
+        if (!device.uuid.empty() && found.device.uuid == device.uuid) return EBUSY;
+    }
+    unsigned minor = 0;  // The lowest free one: numbers are used again.
+    while (kernel_.devices.contains(makedev(253, minor))) minor++;
+    kernel_.devices[makedev(253, minor)] = {.device = device};
+    return 0;
+}
+
+int FakeDeviceMapper::load(const DmDevice& device, const DmTarget& target, bool read_only) {
+    kernel_.effect("load " + target.type + " " + target.parameters);
+    const dev_t number = kernel_.number_of(device);
+    if (number == 0) return ENXIO;
+    DmTarget loaded = target;
+    int answer = EINVAL;
+    if (target.type == "thin-pool") answer = load_pool(number, loaded);
+    if (target.type == "thin") answer = load_thin(loaded);
+    if (answer == 0) kernel_.devices.at(number).inactive = {.target = loaded, .read_only = read_only};
+    return answer;
+}
+
+// The kernel reads (or formats) the metadata when the table is loaded, not when it is resumed.
+int FakeDeviceMapper::load_pool(dev_t number, DmTarget& target) {
+    auto table = parse_thin_pool_table(target.parameters);
+    if (!table || table->metadata_device == table->data_device) return EINVAL;
+    if (table->block_sectors < 128 || table->block_sectors % 128 != 0) return EINVAL;
+    const FakeBlockDevice* metadata = kernel_.block(table->metadata_device);
+    const FakeBlockDevice* data = kernel_.block(table->data_device);
+    if (metadata == nullptr || data == nullptr) return ENXIO;
+    if (metadata->in_use || data->in_use) return EBUSY;
+    for (const auto& [other, pool] : kernel_.pools) {
+        if (other != number && pool.medium == metadata->medium) return EBUSY;
+    }
+    FakeMetadata& disk = kernel_.media.at(metadata->medium).metadata;
+    if (disk.damaged) return EILSEQ;
+    if (disk.formatted && disk.block_sectors != table->block_sectors) return EINVAL;
+    if (target.sectors > kernel_.media.at(data->medium).sectors) return EINVAL;
+    if (!disk.formatted) disk = {.formatted = true, .block_sectors = table->block_sectors};
+    if (!kernel_.pools.contains(number)) {
+        kernel_.pools[number] = {.medium = metadata->medium,
+                                 .core = disk,
+                                 .mode = disk.needs_check ? PoolMode::ro : PoolMode::rw,
+                                 .total_metadata_blocks = kernel_.media.at(metadata->medium).sectors / 8};
+    }
+    table->metadata_device = device_number(metadata->number);
+    table->data_device = device_number(data->number);
+    target.parameters = make_thin_pool_table(*table) + " ";
+    return 0;
+}
+
+int FakeDeviceMapper::load_thin(DmTarget& target) {
+    const auto table = parse_thin_table(target.parameters);
+    if (!table || table->thin_id > 0xffffff) return EINVAL;
+    for (const auto& [pool_number, pool] : kernel_.pools) {
+        if (device_number(pool_number) != table->pool_device) continue;
+        if (pool.mode == PoolMode::fail) return EINVAL;
+        if (!pool.core.thins.contains(table->thin_id)) return ENODATA;
+        return pool_suspended(pool_number) ? EINVAL : 0;
+    }
+    for (const auto& [other, device] : kernel_.devices) {
+        if (device_number(other) == table->pool_device) return EINVAL;  // No pool.
+    }
+    return ENXIO;
+}
+
+bool FakeDeviceMapper::pool_suspended(dev_t pool) const {
+    return kernel_.devices.at(pool).suspended || !kernel_.devices.at(pool).live;
+}
+
+int FakeDeviceMapper::suspend(const DmDevice& device, SuspendMode mode) {
+    kernel_.effect(std::string(mode == SuspendMode::freeze ? "suspend " : "suspend_no_flush ") + device.name);
+    const dev_t number = kernel_.number_of(device);
+    if (number == 0) return ENXIO;
+    kernel_.devices.at(number).suspended = true;  // 0 also if it was: there is no count.
+    return 0;
+}
+
+int FakeDeviceMapper::resume(const DmDevice& device) {
+    kernel_.effect("resume " + device.name);
+    const dev_t number = kernel_.number_of(device);
+    if (number == 0) return ENXIO;
+    FakeDmDevice& found = kernel_.devices.at(number);
+    if (kernel_.resume_fails.contains(found.device.uuid)) return EIO;
+    const bool had_table = found.live.has_value();
+    if (found.inactive) {
+        found.live = std::move(found.inactive);
+        found.inactive.reset();
+        const auto pool = kernel_.pools.find(number);
+        if (pool != kernel_.pools.end()) {
+            const auto table = parse_thin_pool_table(found.live->target.parameters);
+            pool->second.core.data_blocks = found.live->target.sectors / table->block_sectors;
+            if (!had_table && pool->second.mode == PoolMode::rw) kernel_.commit(pool->second);
+        }
+    }
+    if (found.suspended && !found.live) return EINVAL;
+    found.suspended = false;
+    return 0;
+}
+
+int FakeDeviceMapper::remove(const DmDevice& device) {
+    kernel_.effect("remove " + device.name);
+    const dev_t number = kernel_.number_of(device);
+    if (number == 0) return ENXIO;
+    if (kernel_.short_openers > 0) {
+        kernel_.short_openers--;
+        return EBUSY;
+    }
+    if (kernel_.open_count(number) > 0) return EBUSY;
+    if (const auto pool = kernel_.pools.find(number); pool != kernel_.pools.end()) {
+        if (writable(pool->second)) kernel_.commit(pool->second);
+        kernel_.pools.erase(pool);
+    }
+    kernel_.devices.erase(number);
+    remove_node(device.name);
+    return 0;
+}
+
+int FakeDeviceMapper::message(const DmDevice& device, const std::string& text) {
+    kernel_.effect("message " + text);
+    const dev_t number = kernel_.number_of(device);
+    if (number == 0) return ENXIO;
+    const auto pool = kernel_.pools.find(number);
+    if (pool == kernel_.pools.end() || !kernel_.devices.at(number).live) return EINVAL;
+    if (!writable(pool->second)) return EOPNOTSUPP;
+    const auto words = split(text);
+    const int answer = words.empty() ? EINVAL : pool_message(number, pool->second, words);
+    if (answer == 0) kernel_.commit(pool->second);
+    return answer;
+}
+
+bool FakeDeviceMapper::active(dev_t pool, std::uint32_t thin_id) const {
+    for (const auto& [number, device] : kernel_.devices) {
+        for (const auto& table : {device.live, device.inactive}) {
+            if (!table || table->target.type != "thin") continue;
+            const auto thin = parse_thin_table(table->target.parameters);
+            if (thin && thin->pool_device == device_number(pool) && thin->thin_id == thin_id) return true;
+        }
+    }
+    return false;
+}
+
+int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vector<std::string>& words) {
+    FakeMetadata& core = pool.core;
+    const auto argument = [&](std::size_t i, std::uint64_t limit = 0xffffff) {
+        return i < words.size() ? cowslip::number(words[i], limit) : std::nullopt;
+    };
+    const auto thin_id = static_cast<std::uint32_t>(argument(1).value_or(0));
+    if (words[0] == "create_thin") {
+        if (words.size() != 2 || !argument(1)) return EINVAL;
+        if (core.thins.contains(thin_id)) return EEXIST;
+        core.thins[thin_id] = {.transaction_id = core.transaction_id};
+        return 0;
+    }
+    if (words[0] == "create_snap") {
+        if (words.size() != 3 || !argument(1) || !argument(2)) return EINVAL;
+        if (core.thins.contains(thin_id)) return EEXIST;  // Before the origin is looked at.
+        const auto origin = core.thins.find(static_cast<std::uint32_t>(*argument(2)));
+        if (origin == core.thins.end()) return ENODATA;
+        core.time++;
+        core.thins[thin_id] = {.mapped_blocks = origin->second.mapped_blocks, .transaction_id = core.transaction_id};
+        return 0;
+    }
+    if (words[0] == "delete") {
+        if (words.size() != 2 || !argument(1)) return EINVAL;
+        if (!core.thins.contains(thin_id)) return ENODATA;
+        if (active(number, thin_id)) return EBUSY;
+        core.thins.erase(thin_id);
+        return 0;
+    }
+    if (words[0] == "set_transaction_id") {
+        const auto from = argument(1, ~std::uint64_t{0});
+        const auto to = argument(2, ~std::uint64_t{0});
+        if (words.size() != 3 || !from || !to || core.transaction_id != *from) return EINVAL;
+        core.transaction_id = *to;
+        return 0;
+    }
+    if (words.size() != 1) return EINVAL;
+    if (words[0] == "reserve_metadata_snap") {
+        if (core.held_root != 0) return EBUSY;
+        core.held_root = 7;
+        core.held_thins = core.thins;
+        return 0;
+    }
+    if (words[0] == "release_metadata_snap") {
+        if (core.held_root == 0) return EINVAL;
+        core.held_root = 0;
+        core.held_thins.clear();
+        return 0;
+    }
+    return EINVAL;
+}
+
+Result<std::string> FakeDeviceMapper::ensure_node(const DmInfo& info) {
+    const auto found = kernel_.nodes.find(info.device.name);
+    if (found == kernel_.nodes.end() || found->second != info.number) {
+        kernel_.effect("node " + info.device.name);
+        kernel_.nodes[info.device.name] = info.number;
+    }
+    return node_path(info.device.name);
+}
+
+void FakeDeviceMapper::remove_node(const std::string& name) {
+    kernel_.nodes.erase(name);
+}
+
+}  // namespace cowslip

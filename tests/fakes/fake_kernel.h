@@ -1,0 +1,115 @@
+// What the fakes of device-mapper and of the host stand on: block devices, files, loop devices, dm
+// devices, and what dm-thin keeps in memory and on the metadata device. A plain value: it outlives
+// the actors that work on it, can be copied, and reboot() is all that a power cut leaves.
+//
+// Rules are the kernel's (6.1), not ours; tests/fakes/device_mapper_conformance.cpp is run against
+// the fake and against the kernel, so that this cannot drift.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "common/device_mapper.h"
+#include "common/thin_pool.h"
+
+namespace cowslip {
+
+struct FakeThin {
+    std::uint64_t mapped_blocks = 0;
+    std::uint64_t transaction_id = 0;  // The pool's at its birth.
+};
+
+// What thin-pool writes on a metadata device, or holds in memory of it.
+struct FakeMetadata {
+    bool formatted = false;
+    bool damaged = false;  // Its superblock has a wrong checksum.
+    bool needs_check = false;
+    std::uint32_t block_sectors = 0;
+    std::uint64_t data_blocks = 0;
+    std::uint64_t transaction_id = 0;
+    std::uint32_t time = 0;
+    std::uint64_t held_root = 0;
+    std::map<std::uint32_t, FakeThin> thins = {};
+    std::map<std::uint32_t, FakeThin> held_thins = {};  // As they were at reserve_metadata_snap.
+
+    std::uint64_t used_data_blocks() const;  // Shared blocks are not modelled: each mapping counts once.
+};
+
+// What keeps its bytes when the power goes: a disk, or the file below a loop device.
+struct FakeMedium {
+    std::uint64_t sectors = 0;
+    FakeMetadata metadata;
+    std::string signature;  // What libblkid would call it, e.g. "ext4 file system".
+};
+
+struct FakeBlockDevice {
+    std::string medium;
+    dev_t number = 0;
+    bool loop = false;
+    bool in_use = false;  // By somebody outside device-mapper: mounted, swap, a partition of it.
+};
+
+struct FakeDmDevice {
+    struct Table {
+        DmTarget target;
+        bool read_only = false;
+    };
+    DmDevice device;
+    std::optional<Table> live = {};
+    std::optional<Table> inactive = {};
+    bool suspended = false;
+    std::uint32_t openers = 0;  // Mounts and open descriptors; tables on it are counted by themselves.
+};
+
+// A loaded pool: what the kernel has in memory.
+struct FakePool {
+    std::string medium;  // Of the metadata.
+    FakeMetadata core;
+    PoolMode mode = PoolMode::rw;
+    std::uint64_t total_metadata_blocks = 0;
+};
+
+struct FakeKernel {
+    std::map<std::string, FakeMedium> media;        // By name: a disk's path, or "file:data".
+    std::map<std::string, FakeBlockDevice> blocks;  // By path.
+    std::map<dev_t, FakeDmDevice> devices;
+    std::map<dev_t, FakePool> pools;
+    std::map<std::string, dev_t> nodes;     // /dev/mapper/NAME.
+    std::set<std::string> allowed_devices;  // DIR/pool/devices.
+
+    // Faults.
+    std::uint32_t fail_commits = 0;           // That many commits fail from now on.
+    std::uint64_t used_metadata_blocks = 10;  // Beside one for each thin; full = OUT_OF_METADATA.
+    std::uint32_t short_openers = 0;          // That many removes find the device open for a moment.
+    std::set<std::string> resume_fails;       // dm uuids: resume answers EIO.
+
+    // Called before each effect, with its name and object: "message create_thin 2". May throw: the
+    // caller has then died before it.
+    std::function<void(const std::string& effect)> before_effect;
+    std::map<std::string, std::uint64_t> effects;  // How often, by the first word.
+
+    void add_disk(const std::string& path, std::uint64_t sectors);
+    // Somebody mounts it, or opens it, and lets it go again.
+    void open(const DmDevice& device);
+    void close(const DmDevice& device);
+    // Somebody writes `count` blocks that were not mapped. ENOSPC: the pool was full, or is now.
+    int write(const DmDevice& device, std::uint64_t count);
+    // Power cut: media stay, with what was committed.
+    void reboot();
+
+    // For the fakes.
+    void effect(const std::string& name);
+    dev_t number_of(const DmDevice& device) const;  // 0: absent.
+    std::uint32_t open_count(dev_t number) const;
+    const FakeBlockDevice* block(const std::string& path_or_number) const;
+    void commit(FakePool& pool);
+    FakePool* pool_of(const DmDevice& thin);
+};
+
+}  // namespace cowslip
