@@ -102,7 +102,7 @@ constexpr std::size_t kMagicAt = 32;
 constexpr std::size_t kTimeAt = 44;
 constexpr std::size_t kTransactionIdAt = 48;
 constexpr std::size_t kHeldRootAt = 56;
-constexpr std::size_t kDataSpaceMapAt = 64;  // Its first field is the number of data blocks.
+constexpr std::size_t kDataSpaceMapAt = 64;  // struct disk_sm_root: blocks, allocated blocks, ...
 constexpr std::size_t kDataBlockSectorsAt = 336;
 
 }  // namespace
@@ -245,6 +245,7 @@ ThinPoolSuperblock parse_superblock(std::string_view bytes) {
     superblock.data_block_sectors = little_endian<std::uint32_t>(bytes, kDataBlockSectorsAt);
     superblock.held_root = little_endian<std::uint64_t>(bytes, kHeldRootAt);
     superblock.total_data_blocks = little_endian<std::uint64_t>(bytes, kDataSpaceMapAt);
+    superblock.used_data_blocks = little_endian<std::uint64_t>(bytes, kDataSpaceMapAt + 8);
     return superblock;
 }
 

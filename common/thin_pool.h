@@ -101,6 +101,7 @@ struct ThinPoolSuperblock {
     std::uint32_t data_block_sectors = 0;
     std::uint64_t held_root = 0;
     std::uint64_t total_data_blocks = 0;
+    std::uint64_t used_data_blocks = 0;
 };
 
 // The first 4 KiB of a metadata device; other lengths are never valid.

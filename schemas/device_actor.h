@@ -27,10 +27,10 @@ struct PoolRef {
 // All that it takes to load the pool's table again.
 struct PoolSpec {
     PoolRef pool;
-    std::string backing;               // "loop": files DIR/pool/{data,metadata}, "pair" or "adopted".
-    std::string data_path;             // pair: the block devices. loop: empty.
+    std::string backing;    // "loop": files DIR/pool/{data,metadata}, "pair" or "adopted".
+    std::string data_path;  // pair: the block devices. loop: empty.
     std::string metadata_path;
-    std::uint64_t data_sectors = 0;    // loop: sizes of the files. pair: 0 = all of the device.
+    std::uint64_t data_sectors = 0;  // loop: sizes of the files. pair: 0 = all of the device.
     std::uint64_t metadata_sectors = 0;
     std::uint32_t block_sectors = 128;
     std::uint64_t low_water_blocks = 0;
@@ -51,8 +51,8 @@ struct Verdict {
 
 // The metadata superblock as it lies on the device.
 struct Superblock {
-    bool zeroed = false;   // All zero: the kernel would format it without a word.
-    bool valid = false;    // Magic and checksum are right.
+    bool zeroed = false;  // All zero: the kernel would format it without a word.
+    bool valid = false;   // Magic and checksum are right.
     std::uint64_t transaction_id = 0;
     std::uint32_t time = 0;  // Snapshots taken in the pool's life.
     std::uint32_t data_block_sectors = 0;
@@ -64,13 +64,14 @@ struct Superblock {
 // the reason, and the pool untouched.
 struct PoolState {
     bool loaded = false;
-    std::string status;             // No-flush status line, if loaded.
-    std::string data_device;        // "/dev/loop0", "/dev/vdb"; as the live table has it for adopted.
+    std::string status;       // No-flush status line, if loaded.
+    std::string data_device;  // "/dev/loop0", "/dev/vdb"; as the live table has it for adopted.
     std::string metadata_device;
-    Superblock superblock;          // Read before the load, or from under the live pool.
-    PoolSpec spec;                  // With sizes filled in; for adopted, as found.
+    Superblock superblock;  // Read before the load, or from under the live pool.
+    PoolSpec spec;          // With sizes filled in; for adopted, as found.
     std::uint32_t open_count = 0;
-    MSGPACK_DEFINE_MAP(loaded, status, data_device, metadata_device, superblock, spec, open_count)
+    bool suspended = false;
+    MSGPACK_DEFINE_MAP(loaded, status, data_device, metadata_device, superblock, spec, open_count, suspended)
 };
 
 // Makes what a new pool lies on, zeroes the first 4 KiB of the metadata, and loads the table: this
@@ -83,7 +84,8 @@ struct CreatePool {
     using Reply = PoolState;
     PoolSpec spec;
     bool force = false;
-    MSGPACK_DEFINE_MAP(spec, force)
+    std::uint64_t own_transaction_id = 0;  // The first id it will get: metadata with it are this pool's, half made.
+    MSGPACK_DEFINE_MAP(spec, force, own_transaction_id)
 };
 
 // Looks at a dm thin-pool that is to be adopted; changes nothing.
@@ -149,7 +151,8 @@ struct CreateSnap {
     struct Reply {
         Verdict verdict;
         bool torn = false;
-        MSGPACK_DEFINE_MAP(verdict, torn)
+        std::int32_t resume_error_number = 0;  // Not 0: the origin stays suspended; send Resume.
+        MSGPACK_DEFINE_MAP(verdict, torn, resume_error_number)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
@@ -185,8 +188,8 @@ struct Activate {
     static constexpr const char* kType = "device.activate";
     struct Reply {
         std::int32_t error_number = 0;
-        std::string path;        // "/dev/mapper/cowslip-…".
-        std::string pool_status; // Read when it failed.
+        std::string path;         // "/dev/mapper/cowslip-…".
+        std::string pool_status;  // Read when it failed.
         MSGPACK_DEFINE_MAP(error_number, path, pool_status)
     };
     PoolRef pool;
@@ -266,7 +269,8 @@ struct ListThins {
     };
     PoolRef pool;
     std::int64_t after_thin_id = -1;
-    MSGPACK_DEFINE_MAP(pool, after_thin_id)
+    bool release_held = false;  // First release one that is held: a dead actor's. Refused for an adopted pool.
+    MSGPACK_DEFINE_MAP(pool, after_thin_id, release_held)
 };
 
 }  // namespace cowslip::schemas

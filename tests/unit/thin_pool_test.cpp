@@ -164,6 +164,7 @@ TEST_CASE("a superblock that thin_restore wrote is valid and says what was resto
     CHECK(superblock.data_block_sectors == 128);
     CHECK(superblock.held_root == 0);
     CHECK(superblock.total_data_blocks == 1024);
+    CHECK(superblock.used_data_blocks == 1);
 }
 
 TEST_CASE("any changed bit makes a superblock invalid, and an invalid one says nothing more", "[thin_pool]") {
