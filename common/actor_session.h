@@ -6,9 +6,14 @@
 // with nothing in hand and nothing queued.
 #pragma once
 
+#include <sys/types.h>
+
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "common/bus.h"
 #include "common/codec.h"
@@ -19,6 +24,7 @@ namespace cowslip {
 
 // DIR/run/actors/<incarnation>, flock(LOCK_EX), mode 0644, held until the process and all its
 // children (the descriptor is inherited: not close-on-exec) are gone. Removes files of dead ones.
+// Nothing ever removes its own: while a child lives, the file has to be there to show it.
 class ActorLock {
 public:
     static Result<ActorLock> take(const std::string& actors_folder, std::string_view kind);
@@ -34,7 +40,11 @@ private:
     int fd_ = -1;
 };
 
-// The manager's side: is nobody left who could carry out a command of this incarnation?
+// <kind>-<pid>-<8 hex digits>. A name that is none is not to be looked for in the file system.
+bool is_incarnation(std::string_view name);
+
+// The manager's side: is it proven that nobody is left who could carry out a command of this
+// incarnation? False for a name that is none, or when the file cannot be opened.
 bool actor_is_gone(const std::string& actors_folder, const std::string& incarnation);
 // Names of all lock files there.
 Result<std::vector<std::string>> list_actor_locks(const std::string& actors_folder);
@@ -42,8 +52,8 @@ Result<std::vector<std::string>> list_actor_locks(const std::string& actors_fold
 // Carries out one command and returns the encoded reply body, or an error.
 using CommandHandler = std::function<Result<std::string>(std::string_view type, const msgpack::object& body)>;
 
-// The handler for one message type, typed: `on<CreateThin>(type, body, [&](const CreateThin& m) -> Result<Verdict> {...})`
-// returns nothing when `type` is another.
+// The handler for one message type, typed: `on<CreateThin>(type, body, [&](const CreateThin& m) -> Result<Verdict>
+// {...})` returns nothing when `type` is another.
 template <class Message, class Function>
 std::optional<Result<std::string>> on(std::string_view type, const msgpack::object& body, Function&& function) {
     if (type != Message::kType) return std::nullopt;
@@ -55,14 +65,16 @@ std::optional<Result<std::string>> on(std::string_view type, const msgpack::obje
 }
 
 struct ActorSession {
-    std::string socket_path;   // DIR/run/actors.sock
-    uid_t manager_uid;         // Commands are accepted only over a socket whose server has this uid.
-    std::string kind;          // "device", "mount".
+    std::string socket_path;  // DIR/run/actors.sock
+    uid_t manager_uid;        // Commands are accepted only over a socket whose server has this uid.
+    std::string kind;         // "device", "mount".
     std::string version;
-    int stop_fd;               // Readable: finish the command in hand, reply, return.
+    int stop_fd;  // Readable: finish the command in hand, reply, return.
 };
 
-// Serves until stop_fd is readable.
+// Serves until stop_fd is readable; as long as there is no manager, it tries to connect. The reply
+// to the command in hand is on its way when the context has ended. Error: the lock's file has been
+// removed, so that this process must end and begin anew.
 Result<void> serve_manager(BusContext& context, const ActorLock& lock, const ActorSession& session,
                            const CommandHandler& handler);
 

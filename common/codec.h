@@ -7,6 +7,7 @@
 #include <msgpack.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -38,6 +39,19 @@ std::string encode(const T& value) {
     msgpack::pack(buffer, value);
     return {buffer.data(), buffer.size()};
 }
+
+// A value that is encoded already, such as a body inside an envelope; packed as it is, nil if empty.
+struct Encoded {
+    std::string bytes;
+    template <class Packer>
+    void msgpack_pack(Packer& packer) const {
+        if (bytes.empty()) {
+            packer.pack_nil();
+        } else {
+            packer.pack_str_body(bytes.data(), static_cast<std::uint32_t>(bytes.size()));  // Appends, no more.
+        }
+    }
+};
 
 // The typed message in `object`; nil counts as an empty map. Wrong types are invalid_argument.
 template <class T>

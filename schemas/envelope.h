@@ -36,7 +36,7 @@ struct NoFields {
 template <class Body>
 struct RequestOf {
     std::uint32_t v = kProtocolVersion;
-    std::string request_id;            // 1-128 bytes, chosen by the client; the key of a repeat.
+    std::string request_id;  // 1-128 bytes, chosen by the client; the key of a repeat.
     std::string type;
     std::uint32_t timeout_ms = 30000;  // From arrival at the manager to its answer.
     Body body{};
@@ -51,6 +51,13 @@ struct WireError {
     bool retryable = false;
     MSGPACK_DEFINE_MAP(code, message, details, retryable)
 };
+
+inline WireError to_wire(const Error& error) {
+    return {std::string(to_string(error.code)), error.message, error.details, cowslip::retryable(error.code)};
+}
+inline Error from_wire(const WireError& error) {
+    return {parse_errc(error.code), error.message, error.details};
+}
 
 template <class Body>
 struct ReplyOf {
