@@ -1,13 +1,12 @@
 -- The pool manager's store: the one truth about names, thin ids, transaction ids and leases. One
--- process opens it, over one connection. Times are milliseconds since 1970 in store time, which
--- never runs backwards. Kernel state (which devices are active, what is mounted) is not here: the
+-- process opens it, over one connection. Times are milliseconds since 1970 and never run backwards,
+-- whatever the clock does. Kernel state (which devices are active, what is mounted) is not here: the
 -- kernel is asked.
 
 CREATE TABLE host (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
     store_uuid     TEXT NOT NULL,     -- New after a restore.
     boot_id        TEXT NOT NULL,     -- Of the kernel that the leases were last true under.
-    store_time     INTEGER NOT NULL,  -- The latest time ever written; a clock set back cannot undo it.
     next_operation INTEGER NOT NULL   -- Operation numbers below this may have been used.
 ) STRICT;
 
@@ -57,7 +56,8 @@ CREATE TABLE operation (
     thin_id       INTEGER,            -- Of the volume; NULL for the pool.
     request_id    TEXT,               -- Whose answer is owed; NULL once answered, or nobody's.
     body          BLOB NOT NULL,      -- The request's body, msgpack.
-    attempts      INTEGER NOT NULL    -- Commands of the current step that may have run. At 3 it is parked.
+    attempts      INTEGER NOT NULL,   -- Copies of its command that may have been carried out, one after the other.
+    deaths        INTEGER NOT NULL DEFAULT 0  -- Actors that died of it; at 3 it is parked.
 ) STRICT;
 
 -- What was answered to an accepted, changing request, so that a repeat gets the same bytes.

@@ -1,0 +1,54 @@
+// The templates of PoolManager: commands to actors, and the wait between them. Included by
+// pool_manager.h alone.
+#pragma once
+
+#include <fmt/format.h>
+
+#include "services/pool_manager/pool_manager.h"
+
+namespace cowslip {
+
+inline auto PoolManager::sleep_ms(std::int64_t milliseconds) {
+    struct Await {
+        PoolManager& manager;
+        std::int64_t until_ms;
+        bool await_ready() const { return false; }
+        void await_suspend(std::coroutine_handle<> handle) const {
+            manager.timers_.at(until_ms, [queue = &manager.ready_, handle] { queue->push(handle); });
+        }
+        void await_resume() const {}
+    };
+    return Await{*this, now_.monotonic_ms + milliseconds};
+}
+
+// One copy of the command, and what became of it.
+template <class Message>
+Task<CommandOutcome> PoolManager::tell_once(Operation& operation, ActorKind kind, Urgency urgency, Message message) {
+    const CommandKey key{operation.number, operation.step, operation.attempts};
+    schemas::CommandOf<Message> command{schemas::kProtocolVersion, key.operation, key.step, key.attempt, Message::kType,
+                                        std::move(message)};
+    Actors::Wanted wanted{kind, urgency, key, Message::kType, encode(command)};
+    operation.waiting_for = Message::kType;
+    count(Message::kType);
+    CommandOutcome outcome = co_await actors_.command(std::move(wanted));
+    co_return Result<CommandOutcome>(std::move(outcome));
+}
+
+// Until it is answered. Only for commands that may be carried out twice, one after the other.
+template <class Message>
+Task<typename Message::Reply> PoolManager::tell(Operation& operation, ActorKind kind, Urgency urgency,
+                                                Message message) {
+    for (;;) {
+        Result<CommandOutcome> outcome = co_await tell_once(operation, kind, urgency, message);
+        if (!outcome) co_return outcome.error();
+        if (outcome->kind == CommandOutcome::Kind::answered) {
+            ++operation.step;
+            if (!outcome->body) co_return outcome->body.error();
+            co_return decode_as<typename Message::Reply>(std::string_view(*outcome->body));
+        }
+        Result<void> again = count_attempt(operation, *outcome, Message::kType);
+        if (!again) co_return again.error();
+    }
+}
+
+}  // namespace cowslip

@@ -1,0 +1,213 @@
+// Commands to the actors, and what the kernel was last seen to have active and mounted.
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "common/names.h"
+#include "services/pool_manager/pool_manager.h"
+
+namespace cowslip {
+
+// A command came back without an answer: it may be sent again, but not for ever.
+Result<void> PoolManager::count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what) {
+    ++operation.attempts;
+    if (outcome.kind == CommandOutcome::Kind::actor_died) ++operation.deaths;
+    if (operation.recorded) TRY(store_.set_attempts(operation.number, operation.attempts, operation.deaths));
+    if (operation.deaths < kMaxDeaths) return {};
+    return Error{Errc::internal, fmt::format("{} for '{}': {} actors have died of it, so it is not sent again", what,
+                                             operation.subject, operation.deaths)};
+}
+
+// Takes the names, and the pool (shared) with them; starts a stopped pool first.
+Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest> names, NeedsPool needs_pool) {
+    if (needs_pool == NeedsPool::yes) names.push_back({kPoolKey, LockMode::shared});
+    for (;;) {
+        NameLock lock = co_await names_.acquire(names);
+        if (needs_pool == NeedsPool::no) co_return Result<NameLock>(std::move(lock));
+        if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
+        if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+        if (pool_row_->state == "ready" && pool_.loaded) co_return Result<NameLock>(std::move(lock));
+        lock.release();
+        Result<void> started = co_await start_pool(operation);
+        if (!started) co_return started.error();
+    }
+}
+
+// Out of service: the kernel has stopped to take messages. Nothing is undone; it is asked again.
+Task<void> PoolManager::pool_in_service(Operation& operation) {
+    while (!pool_.loaded || !pool_.writable || !pool_.frozen.empty()) {
+        operation.waiting_for = "the pool to be writable";
+        co_await pool_changed_.wait();
+    }
+    co_return {};
+}
+
+// ---- one thin device; the caller holds its thin key --------------------------------------------
+
+Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, bool read_only) {
+    if (const auto found = devices_.find(row.thin_id); found != devices_.end()) {
+        if (found->second.read_only == read_only) co_return found->second.path;
+        Result<void> away = co_await deactivate(operation, row.thin_id);
+        if (!away) co_return away.error();
+    }
+    schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors, read_only};
+    Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    if (!reply) co_return reply.error();
+    if (reply->error_number != 0) {
+        if (!reply->pool_status.empty()) take_status(0, reply->pool_status);
+        if (!pool_.writable)
+            co_return Error{Errc::unavailable,
+                            fmt::format("activate '{}': the pool is {}", operation.subject, pool_.mode)};
+        if (reply->error_number == ENODATA) {
+            lost_.insert(row.thin_id);
+            find("lost", row.name.value_or(""), fmt::format("the pool does not have its thin id {}", row.thin_id));
+            co_return Error{Errc::needs_repair,
+                            fmt::format("activate '{}': the pool has no thin id {}", operation.subject, row.thin_id)};
+        }
+        co_return errno_error(reply->error_number, fmt::format("activate '{}'", operation.subject));
+    }
+    Device& device = devices_[row.thin_id];
+    device = Device{.path = reply->path, .read_only = read_only};
+    co_return device.path;
+}
+
+Task<void> PoolManager::deactivate(Operation& operation, std::uint32_t thin_id) {
+    if (!devices_.contains(thin_id)) co_return {};
+    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
+    schemas::Deactivate command{pool_row_->spec.pool, thin_id};
+    Result<schemas::Deactivate::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
+    if (!reply) co_return reply.error();
+    if (reply->error_number == EBUSY) {
+        co_return Error{Errc::in_use,
+                        fmt::format("the device of '{}' is open: close it first", operation.subject),
+                        {{"holders", holder_names(reply->holders)}}};
+    }
+    if (reply->error_number != 0)
+        co_return errno_error(reply->error_number, fmt::format("deactivate '{}'", operation.subject));
+    devices_.erase(thin_id);
+    co_return {};
+}
+
+Task<std::string> PoolManager::mount(Operation& operation, VolumeRow row, bool read_only, std::string label) {
+    const Device& device = devices_.at(row.thin_id);
+    schemas::Mount command;
+    command.device = {device.path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)};
+    command.directory = volume_directory(*row.name);
+    command.id = *row.name;
+    command.fs = row.fs;
+    command.read_only = read_only;
+    command.mount_label = label;
+    command.grow = !read_only && row.fs_sectors < row.size_sectors;
+    Result<schemas::Mount::Reply> reply = co_await tell(operation, ActorKind::mount, Urgency::awaited, command);
+    if (!reply) co_return reply.error();
+    if (reply->grown) {
+        Result<void> recorded = store_.set_fs_sectors(row.thin_id, row.size_sectors);
+        if (!recorded) co_return recorded.error();
+    }
+    Device& mounted = devices_[row.thin_id];
+    mounted.mount_path = reply->path;
+    mounted.mount_read_only = read_only;
+    mounted.mount_label = label;
+    co_return reply->path;
+}
+
+Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force) {
+    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
+    schemas::Unmount command{directory, thin_dm_uuid(pool_row_->spec.pool.uuid, thin_id), force};
+    Result<schemas::Unmount::Reply> reply = co_await tell(operation, ActorKind::mount, urgency, command);
+    if (!reply) co_return reply.error();
+    if (reply->busy) {
+        co_return Error{
+            Errc::in_use,
+            fmt::format("the mount of '{}' is busy: end what uses it, then put it again", operation.subject),
+            {{"holders", holder_names(reply->holders)}}};
+    }
+    if (reply->sync_error != 0 && !force) {
+        Error error = errno_error(reply->sync_error,
+                                  fmt::format("the last writes to '{}' could not be stored", operation.subject));
+        error.message += ": make room and put it again, or give them up with `put --force`";
+        co_return error;
+    }
+    if (reply->sync_error != 0)
+        event("volume.writes_lost", operation.subject, {{"error", std::strerror(reply->sync_error)}});
+    if (const auto found = devices_.find(thin_id); found != devices_.end()) found->second.mount_path.clear();
+    co_return {};
+}
+
+// ---- devices that nobody has a lease on ------------------------------------------------------
+
+void PoolManager::now_idle(std::uint32_t thin_id) {
+    const auto found = devices_.find(thin_id);
+    if (found == devices_.end()) return;
+    found->second.idle_since_ms = now_.monotonic_ms;
+    timers_.at(now_.monotonic_ms + options_.idle_ms, [this] { put_away_idle(); });
+}
+
+// Those past their time, and the oldest ones past the bound.
+void PoolManager::put_away_idle() {
+    std::vector<std::pair<std::int64_t, std::uint32_t>> idle;
+    for (const auto& [thin_id, device] : devices_) {
+        if (device.idle_since_ms != 0) idle.emplace_back(device.idle_since_ms, thin_id);
+    }
+    std::sort(idle.begin(), idle.end());
+    std::size_t left = idle.size();
+    for (const auto& [since, thin_id] : idle) {
+        if (since + options_.idle_ms > now_.monotonic_ms && left <= options_.max_idle_devices) break;
+        devices_.at(thin_id).idle_since_ms = 0;  // Once: what becomes of it is the operation's business.
+        begin_put_away(thin_id);
+        --left;
+    }
+}
+
+void PoolManager::begin_put_away(std::uint32_t thin_id) {
+    const auto row = store_.volume(thin_id);
+    Operation& operation = new_operation("put_away", row && row->name ? *row->name : fmt::format("thin {}", thin_id));
+    operation.role = Role::behind;
+    begin(operation, put_away(operation, thin_id));
+}
+
+Task<std::string> PoolManager::put_away(Operation& operation, std::uint32_t thin_id) {
+    NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
+    const auto found = devices_.find(thin_id);
+    // Leased meanwhile, or gone, or idle anew: not ours any more.
+    if (found == devices_.end() || found->second.idle_since_ms != 0 || !store_.leases(thin_id).empty()) co_return "";
+    Result<void> away = co_await deactivate(operation, thin_id);
+    if (away) {
+        unfind("busy", operation.subject);
+    } else if (away.error().code == Errc::in_use) {
+        const auto& holders = away.error().details["holders"];
+        find("busy", operation.subject,
+             fmt::format("its device is open without a lease: {}", fmt::join(holders, "; ")));
+        now_idle(thin_id);
+    } else {
+        co_return away.error();
+    }
+    co_return "";
+}
+
+// Behind create's answer: most of a get is waiting for the kernel to activate the device.
+void PoolManager::activate_ahead(const VolumeRow& row) {
+    const auto idle = std::count_if(devices_.begin(), devices_.end(),
+                                    [](const auto& entry) { return entry.second.idle_since_ms != 0; });
+    const auto begun = std::count_if(operations_.begin(), operations_.end(),
+                                     [](const auto& entry) { return entry.second->type == "activate_ahead"; });
+    if (static_cast<std::size_t>(idle + begun) >= options_.max_idle_devices || row.fs == "none") return;
+    Operation& operation = new_operation("activate_ahead", *row.name);
+    operation.role = Role::behind;
+    begin(operation, activate_ahead_of_get(operation, row.thin_id));
+}
+
+Task<std::string> PoolManager::activate_ahead_of_get(Operation& operation, std::uint32_t thin_id) {
+    const NameLock pool = co_await names_.acquire(kPoolKey, LockMode::shared);
+    const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
+    const auto row = store_.volume(thin_id);
+    if (!row || row->state != "ready" || devices_.contains(thin_id) || !pool_.loaded || !pool_.writable) co_return "";
+    Result<std::string> path = co_await activate(operation, *row, false);
+    if (!path) co_return path.error();
+    now_idle(thin_id);
+    co_return "";
+}
+
+}  // namespace cowslip

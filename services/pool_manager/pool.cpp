@@ -1,0 +1,470 @@
+// The pool itself: made, adopted, started, watched, put away; its generations; and the judgement of
+// everything that it says.
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include <fmt/format.h>
+#include <sodium.h>
+#include <spdlog/spdlog.h>
+
+#include "common/names.h"
+#include "services/pool_manager/pool_manager.h"
+
+namespace cowslip {
+
+namespace {
+
+constexpr std::int64_t kWatchMs = 1000;
+constexpr std::int64_t kGenerationMs = 600 * 1000;
+constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
+
+std::string new_uuid() {
+    std::array<unsigned char, 16> bytes{};
+    randombytes_buf(bytes.data(), bytes.size());
+    std::string text;
+    for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
+    return text;
+}
+
+Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
+    const int modes = (request.loop_bytes != 0) + !request.data_device.empty() + !request.adopt.empty();
+    if (modes != 1 || request.data_device.empty() != request.metadata_device.empty()) {
+        return Error{Errc::invalid_argument,
+                     "a pool lies on exactly one of: --loop SIZE, --data DEV with --metadata DEV, --adopt NAME"};
+    }
+    if (request.block_size_bytes < 65536 || request.block_size_bytes > (1ULL << 30U) ||
+        request.block_size_bytes % 65536 != 0) {
+        return Error{Errc::invalid_argument, "block size: a multiple of 64 KiB up to 1 GiB"};
+    }
+    if (request.loop_bytes != 0 && (request.loop_bytes < kSmallestPoolBytes || request.loop_bytes > (1ULL << 60U))) {
+        return Error{Errc::invalid_argument, "a pool has at least 16 MiB"};
+    }
+    schemas::PoolSpec spec;
+    spec.pool.uuid = new_uuid();
+    spec.pool.device = request.adopt.empty() ? pool_dm_name(spec.pool.uuid) : request.adopt;
+    spec.backing = !request.adopt.empty() ? "adopted" : request.loop_bytes != 0 ? "loop" : "pair";
+    spec.data_path = request.data_device;
+    spec.metadata_path = request.metadata_device;
+    spec.block_sectors = static_cast<std::uint32_t>(request.block_size_bytes / kSectorBytes);
+    // Whole blocks: the kernel would leave the rest of the last one unused.
+    spec.data_sectors = request.loop_bytes / request.block_size_bytes * spec.block_sectors;
+    spec.metadata_sectors = request.metadata_bytes / 4096 * 8;
+    if (spec.backing == "loop" && spec.metadata_sectors == 0) {
+        spec.metadata_sectors = default_metadata_sectors(spec.data_sectors, spec.block_sectors);
+    }
+    if (spec.backing == "loop" &&
+        (spec.metadata_sectors < kMinMetadataSectors || spec.metadata_sectors > kMaxMetadataSectors)) {
+        return Error{Errc::invalid_argument, "metadata size: 4 MiB to 15.9 GiB"};
+    }
+    return spec;
+}
+
+}  // namespace
+
+// ---- what the pool says ----------------------------------------------------------------------
+
+// Every status line ever read comes through here: an id outside the window means that store and
+// pool disagree, and nothing more is done to either.
+Outcome PoolManager::take_status(std::int32_t error_number, const std::string& text) {
+    const Outcome outcome = judge(error_number, text, pool_row_->confirmed, pool_row_->planned);
+    const auto status = parse_thin_pool_status(text);
+    if (!status) {
+        spdlog::warn("pool status unreadable: {}", status.error().message);
+        return outcome;
+    }
+    const bool failed = status->mode == PoolMode::fail || status->mode == PoolMode::error;
+    if (!failed && (status->transaction_id < pool_row_->confirmed || status->transaction_id > pool_row_->planned)) {
+        freeze(fmt::format(
+            "the pool's transaction id is {}, and the store knows {} to {}: one of them is {}; nothing was changed",
+            status->transaction_id, pool_row_->confirmed, pool_row_->planned,
+            status->transaction_id < pool_row_->confirmed ? "an older copy of the pool"
+                                                          : "an older copy of the store"));
+        return Outcome::unknown;
+    }
+    pool_.status = *status;
+    const bool writable = is_good(*status, pool_row_->confirmed, pool_row_->planned);
+    std::string mode(to_string(status->mode));
+    if (status->needs_check) mode += " needs_check";
+    if (mode != pool_.mode) {
+        if (!pool_.mode.empty()) event("pool.mode", pool_row_->name, {{"from", pool_.mode}, {"to", mode}});
+        if (writable) unfind("pool", pool_row_->name);
+        if (!writable)
+            find("pool", pool_row_->name, fmt::format("the pool is {}: nothing can be created or removed", mode));
+        pool_.mode = mode;
+    }
+    if (writable != pool_.writable) {
+        pool_.writable = writable;
+        pool_changed_.notify_all();
+    }
+    return outcome;
+}
+
+void PoolManager::freeze(const std::string& reason) {
+    if (!pool_.frozen.empty()) return;
+    pool_.frozen = reason;
+    pool_.writable = false;
+    find("frozen", pool_row_->name, reason);
+    spdlog::error("pool frozen: {}", reason);
+}
+
+Task<std::string> PoolManager::watch(Operation& operation) {
+    for (;;) {
+        co_await sleep_ms(kWatchMs);
+        if (!pool_.loaded || !pool_.frozen.empty()) continue;
+        schemas::ReadPoolStatus command{pool_row_->spec.pool, true};
+        operation.deaths = 0;
+        Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::watching, command);
+        if (!state || !pool_.loaded) continue;
+        if (state->superblock.valid) pool_.snapshots_taken = state->superblock.time;
+        take_status(0, state->status);
+        if (creates_in_generation_ > 0 && now_.monotonic_ms - generation_opened_ms_ > kGenerationMs) begin_generation();
+        Result<void> purged = store_.purge(256);
+        if (!purged) co_return purged.error();
+    }
+}
+
+// ---- generations -----------------------------------------------------------------------------
+
+void PoolManager::begin_generation() {
+    const bool going_on = std::any_of(operations_.begin(), operations_.end(),
+                                      [](const auto& entry) { return entry.second->type == "generation"; });
+    if (going_on) return;
+    creates_in_generation_ = 0;
+    generation_opened_ms_ = now_.monotonic_ms;
+    Operation& operation = new_operation("generation", "");
+    operation.role = Role::housekeeping;
+    begin(operation, advance_generation(operation));
+}
+
+// Off every request's path. `planned` is durable before its compare-and-swap is sent; one is
+// outstanding at a time, since this holds the key.
+Task<std::string> PoolManager::advance_generation(Operation& operation) {
+    const NameLock lock = co_await names_.acquire("g", LockMode::exclusive);
+    Result<void> in_service = co_await pool_in_service(operation);
+    if (!in_service) co_return in_service.error();
+    // A swap whose record was lost leaves the pool at `planned` already.
+    const std::uint64_t from = pool_.status->transaction_id;
+    const std::uint64_t to = pool_row_->planned + 1;
+    Result<void> written = store_.set_planned(to);
+    if (!written) co_return written.error();
+    pool_row_->planned = to;
+    for (;;) {
+        schemas::SetTransactionId command{pool_row_->spec.pool, from, to};
+        Result<schemas::Verdict> verdict = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+        if (!verdict) co_return verdict.error();
+        const Outcome outcome = take_verdict(*verdict);
+        if (!pool_.frozen.empty()) co_return "";
+        // EINVAL: an earlier copy of the command did it.
+        if (outcome != Outcome::unknown && pool_.status->transaction_id == to) break;
+        if (outcome == Outcome::refused) co_return errno_error(verdict->error_number, "open a generation");
+        in_service = co_await pool_in_service(operation);
+        if (!in_service) co_return in_service.error();
+    }
+    written = store_.set_confirmed(to);
+    if (!written) co_return written.error();
+    pool_row_->confirmed = to;
+    co_return "";
+}
+
+// ---- create ----------------------------------------------------------------------------------
+
+Task<std::string> PoolManager::create_pool(Operation& operation, schemas::PoolCreate request) {
+    if (request.name.empty()) request.name = "default";
+    operation.subject = request.name;
+    Result<void> checked = check_pool_name(request.name);
+    if (!checked) co_return checked.error();
+    Result<schemas::PoolSpec> spec = spec_of(request);
+    if (!spec) co_return spec.error();
+    const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
+    if (pool_row_)
+        co_return Error{Errc::already_exists, fmt::format("this service has the pool '{}' already", pool_row_->name)};
+    PoolRow row;
+    row.name = request.name;
+    row.state = "formatting";
+    row.spec = *spec;
+    row.tag = 1 + randombytes_uniform((1U << 20U) - 1);
+    row.planned = (std::uint64_t{row.tag} << 32U) | 1U;
+    row.next_thin_id = kFirstThinId;
+    const OperationRow intent{operation.number, OperationType::create_pool, std::nullopt, operation.request_id,
+                              encode(request)};
+    checked = store_.insert_pool(row);
+    if (checked) checked = store_.insert_operation(intent);
+    if (checked) checked = store_.insert_request(operation.request_id, operation.digest);
+    if (!checked) co_return checked.error();
+    pool_row_ = store_.pool();
+    operation.recorded = true;
+    co_return co_await carry_out_create_pool(operation, std::move(request));
+}
+
+// From the intent on; also where recovery begins. The caller holds the pool.
+Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schemas::PoolCreate request) {
+    Result<schemas::PoolState> made = co_await make_pool(operation, request);
+    if (made && pool_row_->spec.backing == "adopted") {
+        Result<void> adopted = co_await adopt_thins(operation, request.force);
+        if (!adopted) made = adopted.error();
+    }
+    if (!made) {
+        // Undone at once: nobody else can have anything in it yet.
+        const schemas::StopPool command{pool_row_->spec};
+        Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+        if (!stopped) spdlog::warn("undo pool create: {}", stopped.error().message);
+        Result<void> written = store_.delete_pool();
+        if (written) written = store_.delete_operation(operation.number);
+        if (written)
+            written = store_.set_reply(operation.request_id, operation.digest,
+                                       error_frame(operation.request_id, made.error()));
+        if (!written) co_return written.error();
+        store_.release_savepoint();
+        pool_row_.reset();
+        pool_ = {};
+        operation.recorded = false;
+        co_return made.error();
+    }
+    Result<void> written = store_.set_pool_state("ready");
+    if (written) written = store_.delete_operation(operation.number);
+    if (!written) co_return written.error();
+    pool_row_ = store_.pool();
+    generation_opened_ms_ = now_.monotonic_ms;
+    event("pool.created", pool_row_->name, {{"uuid", pool_row_->spec.pool.uuid}, {"backing", pool_row_->spec.backing}});
+    spdlog::info("pool created name={} uuid={} backing={}", pool_row_->name, pool_row_->spec.pool.uuid,
+                 pool_row_->spec.backing);
+    Result<schemas::PoolStatus::Reply> reply = pool_status({});
+    if (!reply) co_return reply.error();
+    co_return encode(*reply);
+}
+
+// Loaded, and its transaction id is ours: tag<<32 | 1.
+Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::PoolCreate request) {
+    Result<schemas::PoolState> state = Error{};
+    if (pool_row_->spec.backing == "adopted") {
+        schemas::InspectPool command{pool_row_->spec.pool.device};
+        state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    } else {
+        schemas::CreatePool command{pool_row_->spec, request.force, pool_row_->planned};
+        state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    }
+    if (!state) co_return state.error();
+    const auto status = parse_thin_pool_status(state->status);
+    if (!status) co_return status.error();
+    if (pool_row_->spec.backing == "adopted") {
+        if (status->transaction_id != 0 && status->transaction_id != pool_row_->planned) {
+            co_return Error{Errc::in_use,
+                            fmt::format("adopt '{}': its transaction id is {}, so another program (LVM, say) keeps its "
+                                        "record",
+                                        request.adopt, status->transaction_id)};
+        }
+        if (state->open_count != 0) co_return Error{Errc::in_use, fmt::format("adopt '{}': it is open", request.adopt)};
+        if (state->spec.skip_zeroing && !request.accept_no_zeroing) {
+            co_return Error{Errc::invalid_argument,
+                            fmt::format("adopt '{}': it does not zero new blocks, so a volume can read what a "
+                                        "removed one wrote: --accept-no-zeroing takes it all the same",
+                                        request.adopt)};
+        }
+    }
+    schemas::PoolSpec spec = state->spec;
+    spec.pool = pool_row_->spec.pool;
+    spec.backing = pool_row_->spec.backing;
+    Result<void> written = store_.set_pool_spec(spec);
+    if (!written) co_return written.error();
+    pool_row_->spec = spec;
+    pool_.loaded = true;
+    pool_.data_device = state->data_device;
+    pool_.metadata_device = state->metadata_device;
+    for (std::uint32_t tries = 0; tries < kMaxDeaths; ++tries) {
+        schemas::SetTransactionId command{spec.pool, 0, pool_row_->planned};
+        Result<schemas::Verdict> verdict = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+        if (!verdict) co_return verdict.error();
+        const Outcome outcome = take_verdict(*verdict);
+        if (outcome == Outcome::unknown || pool_.status->transaction_id != pool_row_->planned) continue;
+        written = store_.set_confirmed(pool_row_->planned);
+        if (!written) co_return written.error();
+        pool_row_->confirmed = pool_row_->planned;
+        co_return state;
+    }
+    co_return Error{Errc::needs_repair, "mark the new pool as ours: it does not keep its transaction id"};
+}
+
+// An adopted pool should be empty; with force, what is in it is left alone for good.
+Task<void> PoolManager::adopt_thins(Operation& operation, bool force) {
+    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation);
+    if (!thins) co_return thins.error();
+    if (thins->empty()) co_return {};
+    if (!force) {
+        co_return Error{
+            Errc::in_use,
+            fmt::format("adopt: the pool holds {} thin devices of others: --force leaves them alone and uses "
+                        "ids above theirs",
+                        thins->size())};
+    }
+    for (const auto& thin : *thins) {
+        Result<void> written = store_.quarantine(thin.thin_id, "was in the pool when it was adopted");
+        if (!written) co_return written.error();
+    }
+    co_return store_.raise_next_thin_id(thins->back().thin_id + 1);
+}
+
+// ---- start -----------------------------------------------------------------------------------
+
+Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas::PoolStart /*request*/) {
+    if (!pool_row_) co_return Error{Errc::not_found, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    Result<void> started = co_await start_pool(operation);
+    if (!started) co_return started.error();
+    Result<schemas::PoolStatus::Reply> reply = pool_status({});
+    if (!reply) co_return reply.error();
+    co_return encode(*reply);
+}
+
+Task<void> PoolManager::start_pool(Operation& operation) {
+    const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
+    if (!pool_row_ || (pool_.loaded && pool_row_->state == "ready")) co_return {};
+    co_return co_await bring_up_pool(operation);
+}
+
+Task<void> PoolManager::bring_up_pool(Operation& operation) {
+    schemas::StartPool command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned};
+    Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    if (!state) {
+        if (state.error().code == Errc::needs_repair) freeze(state.error().message);
+        find("pool", pool_row_->name, fmt::format("not started: {}", state.error().message));
+        co_return state.error();
+    }
+    unfind("pool", pool_row_->name);
+    pool_.loaded = true;
+    pool_.data_device = state->data_device;
+    pool_.metadata_device = state->metadata_device;
+    pool_.snapshots_taken = state->superblock.time;
+    take_status(0, state->status);
+    if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    if (pool_.status && pool_.status->transaction_id > pool_row_->confirmed) {
+        Result<void> confirmed = store_.set_confirmed(pool_.status->transaction_id);
+        if (!confirmed) co_return confirmed.error();
+        pool_row_->confirmed = pool_.status->transaction_id;
+    }
+    if (pool_row_->state == "stopped") {
+        Result<void> written = store_.set_pool_state("ready");
+        if (!written) co_return written.error();
+        event("pool.started", pool_row_->name);
+        pool_row_ = store_.pool();
+    }
+    Result<void> compared = co_await compare_thins(operation);
+    if (!compared)
+        find("unchecked", pool_row_->name,
+             fmt::format("the pool's own list was not read: {}", compared.error().message));
+    begin_generation();
+    pool_changed_.notify_all();
+    co_return {};
+}
+
+// Rows against the thin ids that the pool has. A thin id without a row is reported and left alone, a
+// row without its thin id is lost; and the next id lies above both.
+Task<void> PoolManager::compare_thins(Operation& operation) {
+    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation);
+    if (!thins) co_return thins.error();
+    std::set<std::uint32_t> in_pool;
+    for (const auto& thin : *thins) in_pool.insert(thin.thin_id);
+    std::set<std::uint32_t> known;
+    for (const auto& [thin_id, reason] : store_.quarantined()) known.insert(thin_id);
+    lost_.clear();
+    for (const auto& row : store_.thin_ids()) {
+        known.insert(row.thin_id);
+        if (row.state != "ready" || in_pool.contains(row.thin_id)) continue;
+        lost_.insert(row.thin_id);
+        find("lost", row.name.value_or(fmt::format("thin {}", row.thin_id)),
+             fmt::format("the pool does not have its thin id {}", row.thin_id));
+    }
+    for (const std::uint32_t thin_id : in_pool) {
+        if (known.contains(thin_id)) continue;
+        find("foreign_thin", std::to_string(thin_id),
+             "a thin id in the pool that the store does not know; it is left alone");
+        Result<void> written = store_.quarantine(thin_id, "without a row when the pool was started");
+        if (!written) co_return written.error();
+    }
+    if (in_pool.empty()) co_return {};
+    co_return store_.raise_next_thin_id(*in_pool.rbegin() + 1);
+}
+
+Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operation) {
+    const NameLock lock = co_await names_.acquire(kMetadataSnapKey, LockMode::exclusive);
+    std::vector<schemas::ThinDevice> thins;
+    schemas::ListThins command;
+    command.pool = pool_row_->spec.pool;
+    // One that is held was left by a dead actor: this key is held, and no older actor is left.
+    command.release_held = pool_row_->spec.backing != "adopted";
+    for (;;) {
+        Result<schemas::ListThins::Reply> page = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+        if (!page) co_return page.error();
+        if (page->verdict.error_number != 0)
+            co_return errno_error(page->verdict.error_number, "read the pool's own list of thin ids");
+        thins.insert(thins.end(), page->thins.begin(), page->thins.end());
+        if (!page->more || page->thins.empty()) break;
+        command.after_thin_id = page->thins.back().thin_id;
+        command.release_held = false;
+    }
+    co_return thins;
+}
+
+// ---- cleanup ---------------------------------------------------------------------------------
+
+// Everything is put away; the store stays, and the next create, get or attach starts the pool again.
+Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemCleanup /*request*/) {
+    const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
+    schemas::SystemCleanup::Reply reply;
+    if (!pool_row_ || !pool_.loaded) co_return encode(reply);
+    while (count_operations(Role::behind) > 0 && pool_.writable) {
+        operation.waiting_for = "the work behind earlier replies";
+        co_await behind_changed_.wait();
+    }
+    std::vector<std::uint64_t> numbers;
+    std::set<std::uint32_t> thin_ids;
+    for (const std::uint32_t thin_id : store_.leased_volumes()) thin_ids.insert(thin_id);
+    for (const auto& [thin_id, device] : devices_) thin_ids.insert(thin_id);
+    reply.leases_ended = store_.count_leases();
+    for (const std::uint32_t thin_id : thin_ids) {
+        const auto row = store_.volume(thin_id);
+        Operation& part = new_operation("put_away", row && row->name ? *row->name : fmt::format("thin {}", thin_id));
+        part.role = Role::housekeeping;
+        numbers.push_back(part.number);
+        begin(part, put_away_for_cleanup(part, thin_id, &reply.left));
+    }
+    for (const std::uint64_t number : numbers) {
+        operation.waiting_for = "volumes to be unmounted";
+        if (const auto part = operations_.find(number); part != operations_.end()) co_await part->second->ended.wait();
+    }
+    if (reply.left.empty()) {
+        schemas::StopPool command{pool_row_->spec};
+        Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+        if (!stopped) co_return stopped.error();
+        Result<void> written = store_.set_pool_state("stopped");
+        if (!written) co_return written.error();
+        event("pool.stopped", pool_row_->name);
+        pool_row_ = store_.pool();
+        pool_ = {};
+    }
+    reply.leases_ended -= store_.count_leases();
+    co_return encode(reply);
+}
+
+Task<std::string> PoolManager::put_away_for_cleanup(Operation& operation, std::uint32_t thin_id,
+                                                    std::vector<std::string>* left) {
+    const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
+    Result<void> away;
+    const auto device = devices_.find(thin_id);
+    if (device != devices_.end() && !device->second.mount_path.empty()) {
+        away = co_await unmount(operation, thin_id, volume_directory(operation.subject), false);
+    }
+    if (away) away = co_await deactivate(operation, thin_id);
+    if (!away) {
+        const auto& holders = away.error().details["holders"];
+        left->push_back(fmt::format("{}: {}{}{}", operation.subject, away.error().message, holders.empty() ? "" : "; ",
+                                    fmt::join(holders, "; ")));
+        co_return "";
+    }
+    for (const LeaseRow& lease : store_.leases(thin_id))
+        event("lease.ended", operation.subject, {{"holder", lease.holder}});
+    Result<void> written = store_.delete_leases(thin_id);
+    if (!written) co_return written.error();
+    co_return "";
+}
+
+}  // namespace cowslip

@@ -1,0 +1,374 @@
+#include "services/pool_manager/pool_manager.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <sodium.h>
+#include <spdlog/spdlog.h>
+
+#include "common/names.h"
+
+namespace cowslip {
+
+namespace {
+
+constexpr std::uint64_t kOperationBlock = 4096;
+constexpr std::size_t kEndedKept = 1024;
+constexpr std::uint32_t kLongestTimeoutMs = 24 * 3600 * 1000;
+
+std::string digest_of(const schemas::Request& request) {
+    const std::string text = request.type + '\0' + encode(request.body);
+    std::string digest(crypto_hash_sha256_BYTES, '\0');
+    crypto_hash_sha256(reinterpret_cast<unsigned char*>(digest.data()),
+                       reinterpret_cast<const unsigned char*>(text.data()), text.size());
+    return digest;
+}
+
+// `body` is encoded already: the frame is put together without decoding it again.
+std::string reply_frame(const std::string& request_id, const std::string& body) {
+    std::string frame = encode(schemas::ReplyOf<schemas::Empty>{.request_id = request_id});
+    frame.pop_back();  // The empty map in the last place.
+    return frame + body;
+}
+
+}  // namespace
+
+std::string error_frame(const std::string& request_id, const Error& error) {
+    schemas::ErrorReply reply;
+    reply.request_id = request_id;
+    reply.error = {std::string(to_string(error.code)), error.message, error.details, retryable(error.code)};
+    return encode(reply);
+}
+
+std::string default_holder(const std::string& holder) {
+    return holder.empty() ? "default" : holder;
+}
+
+PoolManager::PoolManager(Store& store, ManagerOptions options) : store_(store), options_(std::move(options)) {
+    register_handlers();
+}
+
+PoolManager::~PoolManager() = default;
+
+// ---- the turn --------------------------------------------------------------------------------
+
+Outbox PoolManager::turn(const std::vector<Input>& inbox, Time now) {
+    now_ = now;
+    store_.set_time(now.wall_ms);
+    ++counters_["turns"];
+    for (const Input& input : inbox) {
+        if (const auto* client = std::get_if<FromClient>(&input)) on_client(*client);
+        if (const auto* actor = std::get_if<FromActor>(&input)) on_actor(*actor);
+        if (const auto* gone = std::get_if<ActorGone>(&input)) {
+            spdlog::warn("actor gone incarnation={}", gone->incarnation);
+            actors_.on_gone(gone->incarnation);
+            actors_changed_.notify_all();
+        }
+        store_.release_savepoint();
+        run_ready();
+    }
+    timers_.run(now.monotonic_ms);
+    run_ready();
+    outbox_.commands = actors_.assign(now.monotonic_ms);
+    if (store_.commit()) ++counters_["commits"];
+    for (const auto& event : store_.take_events()) outbox_.events.push_back({event.type, encode(event)});
+    return std::exchange(outbox_, {});
+}
+
+void PoolManager::run_ready() {
+    while (!ready_.empty()) {
+        resume(ready_.pop());
+        for (const std::uint64_t number : std::exchange(finished_, {})) operations_.erase(number);
+    }
+}
+
+// What one resumption writes is kept or undone as a whole (`fail` rolls it back).
+void PoolManager::resume(std::coroutine_handle<> handle) {
+    handle.resume();
+    store_.release_savepoint();
+}
+
+void PoolManager::on_actor(const FromActor& input) {
+    const auto document = decode(input.payload);
+    const auto message =
+        document ? decode_as<schemas::FromActor>(document->root()) : Result<schemas::FromActor>(document.error());
+    if (!message || message->v != schemas::kProtocolVersion) {
+        spdlog::warn("unreadable message from actor={}", input.incarnation);
+        return;
+    }
+    if (message->hello && message->hello->incarnation == input.incarnation) {
+        actors_.on_hello(*message->hello, now_.monotonic_ms);
+        actors_changed_.notify_all();
+    }
+    if (message->reply) actors_.on_reply(input.incarnation, *message->reply);
+}
+
+// ---- requests --------------------------------------------------------------------------------
+
+void PoolManager::on_client(const FromClient& input) {
+    const auto document = decode(input.payload);
+    if (!document) return reply_error(input.peer, "", document.error());
+    const auto request = decode_as<schemas::Request>(document->root());
+    if (!request) return reply_error(input.peer, "", request.error());
+    const std::size_t id_length = request->request_id.size();
+    if (id_length < 1 || id_length > 128) {
+        return reply_error(input.peer, "", {Errc::invalid_argument, "request_id must have 1 to 128 bytes"});
+    }
+    if (request->v != schemas::kProtocolVersion) {
+        return reply_error(input.peer, request->request_id,
+                           {Errc::invalid_argument, fmt::format("protocol version {} is not spoken here, {} is",
+                                                                request->v, schemas::kProtocolVersion)});
+    }
+    on_request(input.peer, *request);
+}
+
+void PoolManager::on_request(const std::string& peer, const schemas::Request& request) {
+    count(request.type.size() <= 64 ? request.type : "unknown");
+    if (const auto found = queries_.find(request.type); found != queries_.end()) {
+        const auto body = found->second(request.body);
+        if (!body) return reply_error(peer, request.request_id, body.error());
+        outbox_.replies.push_back({peer, reply_frame(request.request_id, *body)});
+        return;
+    }
+    const auto found = changes_.find(request.type);
+    if (found == changes_.end()) {
+        return reply_error(
+            peer, request.request_id,
+            {Errc::unimplemented,
+             fmt::format("there is no request type '{}': see `cowslip bus describe`", request.type.substr(0, 64))});
+    }
+    join_or_begin(peer, request, found->second);
+}
+
+// A repeated request gets the first one's answer: now, or when it comes.
+void PoolManager::join_or_begin(const std::string& peer, const schemas::Request& request, const Handler& handler) {
+    const std::string digest = digest_of(request);
+    const auto stored = store_.request(request.request_id);
+    const auto active = by_request_.find(request.request_id);
+    const bool known = stored.has_value() || active != by_request_.end();
+    const std::string& first_digest = stored ? stored->digest : known ? operations_.at(active->second)->digest : digest;
+    if (known && first_digest != digest) {
+        return reply_error(peer, request.request_id,
+                           {Errc::invalid_argument, "this request id was used for another request"});
+    }
+    if (stored && stored->reply) {
+        outbox_.replies.push_back({peer, *stored->reply});
+        return;
+    }
+    if (active != by_request_.end()) return add_waiter(*operations_.at(active->second), peer, request.timeout_ms);
+    if (stopping_)
+        return reply_error(peer, request.request_id, {Errc::unavailable, "the service is stopping: ask again"});
+    if (operations_.size() >= options_.max_operations) {
+        return reply_error(
+            peer, request.request_id,
+            {Errc::busy, fmt::format("{} operations are going on already: ask again", operations_.size())});
+    }
+    Operation& operation = new_operation(request.type, "");
+    operation.request_id = request.request_id;
+    operation.digest = digest;
+    const std::uint64_t number = operation.number;
+    by_request_[request.request_id] = number;
+    add_waiter(operation, peer, request.timeout_ms);
+    handler(operation, request.body);
+}
+
+PoolManager::Operation& PoolManager::new_operation(std::string type, std::string subject) {
+    if (next_operation_ >= operations_reserved_below_) {
+        operations_reserved_below_ = next_operation_ + kOperationBlock;
+        if (auto reserved = store_.reserve_operations(operations_reserved_below_); !reserved) {
+            throw StoreFailure(StoreFailure::Kind::broken, reserved.error().message);
+        }
+    }
+    const std::uint64_t number = next_operation_++;
+    auto operation = std::make_unique<Operation>(number, ready_);
+    operation->type = std::move(type);
+    operation->subject = std::move(subject);
+    operation->started_ms = now_.monotonic_ms;
+    return *operations_.emplace(number, std::move(operation)).first->second;
+}
+
+void PoolManager::begin(Operation& operation, Task<std::string> body) {
+    operation.task = run(operation, std::move(body));
+    ready_.push(operation.task.handle());
+}
+
+// Every operation's outermost frame: its answer, or its failure, is stored in the same savepoint as
+// its last rows.
+Task<void> PoolManager::run(Operation& operation, Task<std::string> body) {
+    Result<std::string> result = co_await std::move(body);
+    if (result && !operation.request_id.empty()) {
+        const std::string frame = reply_frame(operation.request_id, *result);
+        const auto stored = store_.set_reply(operation.request_id, operation.digest, frame);
+        if (stored) answer(operation, frame);
+        if (!stored) result = stored.error();
+    }
+    if (!result) fail(operation, result.error());
+    operation.ended.notify_all();
+    ended_[operation.number] = result ? std::optional<Error>() : result.error();
+    if (ended_.size() > kEndedKept) ended_.erase(ended_.begin());
+    by_request_.erase(operation.request_id);
+    if (operation.role == Role::behind) behind_changed_.notify_all();
+    finished_.push_back(operation.number);
+    co_return {};
+}
+
+// Not accepted yet: nothing was changed, and nothing is remembered. Accepted: undone, and the failure
+// is the answer from now on.
+void PoolManager::fail(Operation& operation, const Error& error) {
+    store_.rollback_savepoint();
+    if (operation.recorded) undo(operation, error);
+    if (error.code == Errc::internal) {
+        spdlog::error("operation={} type={} subject='{}' failed: {}", operation.number, operation.type,
+                      operation.subject, error.message);
+    }
+    answer(operation, error_frame(operation.request_id, error));
+}
+
+void PoolManager::answer(Operation& operation, const std::string& frame) {
+    for (const Waiter& waiter : std::exchange(operation.waiters, {})) outbox_.replies.push_back({waiter.peer, frame});
+}
+
+void PoolManager::add_waiter(Operation& operation, const std::string& peer, std::uint32_t timeout_ms) {
+    if (operation.waiters.size() >= 64) operation.waiters.erase(operation.waiters.begin());  // One impatient client.
+    const std::uint64_t waiter = next_waiter_++;
+    operation.waiters.push_back({peer, waiter});
+    const std::int64_t deadline = now_.monotonic_ms + std::clamp(timeout_ms, 1U, kLongestTimeoutMs);
+    timers_.at(deadline, [this, number = operation.number, waiter] { on_deadline(number, waiter); });
+}
+
+// `accepted` and `timed_out` answer the wait, not the operation: it goes on.
+void PoolManager::on_deadline(std::uint64_t number, std::uint64_t waiter) {
+    const auto found = operations_.find(number);
+    if (found == operations_.end()) return;
+    Operation& operation = *found->second;
+    const auto waiting = std::find_if(operation.waiters.begin(), operation.waiters.end(),
+                                      [&](const Waiter& entry) { return entry.id == waiter; });
+    if (waiting == operation.waiters.end()) return;
+    if (operation.waits_for_place) {
+        operation.gives_up = true;
+        behind_changed_.notify_all();
+        return;
+    }
+    if (operation.recorded) {
+        const schemas::Accepted accepted{true, number};
+        outbox_.replies.push_back({waiting->peer, reply_frame(operation.request_id, encode(accepted))});
+    } else {
+        reply_error(
+            waiting->peer, operation.request_id,
+            {Errc::timed_out, fmt::format("operation {} goes on, waiting for {}: `cowslip wait {}`, or ask again with "
+                                          "the same request id",
+                                          number, operation.waiting_for, number)});
+    }
+    operation.waiters.erase(waiting);
+}
+
+void PoolManager::reply_error(const std::string& peer, const std::string& request_id, const Error& error) {
+    outbox_.replies.push_back({peer, error_frame(request_id, error)});
+}
+
+Outbox PoolManager::answer_all_waiting() {
+    for (auto& [number, operation] : operations_) {
+        if (operation->recorded) {
+            answer(*operation, reply_frame(operation->request_id, encode(schemas::Accepted{true, number})));
+        } else {
+            answer(*operation,
+                   error_frame(operation->request_id, {Errc::unavailable, "the service is stopping: ask again"}));
+        }
+    }
+    return std::exchange(outbox_, {});
+}
+
+std::size_t PoolManager::count_operations(Role role) const {
+    return static_cast<std::size_t>(std::count_if(operations_.begin(), operations_.end(),
+                                                  [&](const auto& entry) { return entry.second->role == role; }));
+}
+
+// ---- what happened, and what is wrong --------------------------------------------------------
+
+void PoolManager::event(std::string_view type, std::string_view subject, const EventBody& body) {
+    if (auto appended = store_.append_event(type, subject, body); !appended) {
+        throw StoreFailure(StoreFailure::Kind::broken, appended.error().message);
+    }
+}
+
+void PoolManager::find(const std::string& kind, const std::string& subject, const std::string& detail) {
+    auto [entry, is_new] = findings_.try_emplace({kind, subject}, detail);
+    entry->second = detail;
+    if (!is_new) return;
+    spdlog::warn("finding kind={} subject='{}' detail='{}'", kind, subject, detail);
+    event("finding." + kind, subject, {{"detail", detail}});
+}
+
+void PoolManager::unfind(const std::string& kind, const std::string& subject) {
+    findings_.erase({kind, subject});
+}
+
+std::vector<std::string> holder_names(const std::vector<LeaseRow>& leases) {
+    std::vector<std::string> names;
+    for (const auto& lease : leases) {
+        if (names.size() < 16) names.push_back(lease.holder);
+    }
+    return names;
+}
+
+std::vector<std::string> holder_names(const std::vector<schemas::Holder>& holders) {
+    std::vector<std::string> names;
+    for (const auto& holder : holders) {
+        if (names.size() < 16)
+            names.push_back(fmt::format("{} (pid {}): {}", holder.command, holder.pid, holder.detail));
+    }
+    return names;
+}
+
+// ---- the table of requests -------------------------------------------------------------------
+
+template <class Message>
+void PoolManager::change(Task<std::string> (PoolManager::*handler)(Operation&, Message),
+                         std::string Message::*subject) {
+    changes_[Message::kType] = [this, handler, subject](Operation& operation, const msgpack::object& body) {
+        auto message = decode_as<Message>(body);
+        if (!message) {
+            // Within a coroutine, so that every operation ends in the same way.
+            begin(operation, [](Error error) -> Task<std::string> { co_return error; }(message.error()));
+            return;
+        }
+        if (subject != nullptr) operation.subject = (*message).*subject;
+        begin(operation, (this->*handler)(operation, std::move(*message)));
+    };
+}
+
+template <class Message>
+void PoolManager::change(Task<std::string> (PoolManager::*handler)(Operation&, Message)) {
+    change<Message>(handler, nullptr);
+}
+
+template <class Message>
+void PoolManager::query(Result<typename Message::Reply> (PoolManager::*handler)(const Message&)) {
+    queries_[Message::kType] = [this, handler](const msgpack::object& body) -> Result<std::string> {
+        const auto message = TRY(decode_as<Message>(body));
+        return encode(TRY((this->*handler)(message)));
+    };
+}
+
+void PoolManager::register_handlers() {
+    change(&PoolManager::create_volume, &schemas::VolumeCreate::id);
+    change(&PoolManager::remove_volume, &schemas::VolumeRemove::id);
+    change(&PoolManager::get_volume, &schemas::VolumeGet::id);
+    change(&PoolManager::put_volume, &schemas::VolumePut::id);
+    change(&PoolManager::attach_volume, &schemas::VolumeAttach::id);
+    change(&PoolManager::detach_volume, &schemas::VolumeDetach::id);
+    change(&PoolManager::create_pool);
+    change(&PoolManager::start_pool_request);
+    change(&PoolManager::cleanup);
+    change(&PoolManager::wait_for_operation);
+    query(&PoolManager::pool_status);
+    query(&PoolManager::exists);
+    query(&PoolManager::show);
+    query(&PoolManager::list);
+    query(&PoolManager::list_leases);
+    query(&PoolManager::list_operations);
+    query(&PoolManager::status);
+    query(&PoolManager::events_since);
+}
+
+}  // namespace cowslip

@@ -1,0 +1,360 @@
+// The pool manager: a function of (store, what has arrived, time) to (store, what is to be sent).
+//
+// One turn: everything that has arrived is handled in one transaction, and nothing leaves before it
+// is durable. Crash before the commit and the turn never happened; crash after it, and recovery,
+// which is the ordinary code started from the rows, sends what was owed. Memory holds only what
+// waits (clients, queues) and what the kernel was last seen to be; none of it is truth.
+//
+// Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; leases.cpp get, put,
+// attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
+// recovery.cpp the start; queries.cpp what changes nothing.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "common/codec.h"
+#include "common/result.h"
+#include "common/thin_pool.h"
+#include "schemas/device_actor.h"
+#include "schemas/mount_actor.h"
+#include "schemas/pool_manager.h"
+#include "services/pool_manager/actors.h"
+#include "services/pool_manager/name_queue.h"
+#include "services/pool_manager/store.h"
+#include "services/pool_manager/task.h"
+
+namespace cowslip {
+
+struct FromClient {
+    std::string peer;
+    std::string payload;
+};
+struct FromActor {
+    std::string incarnation;  // Routing id of the connection; a HELLO must agree with it.
+    std::string payload;
+};
+struct ActorGone {
+    std::string incarnation;  // Its lock is free: it and its children are dead.
+};
+using Input = std::variant<FromClient, FromActor, ActorGone>;
+
+struct Outbox {
+    struct ToClient {
+        std::string peer;
+        std::string payload;
+    };
+    struct Published {
+        std::string topic;
+        std::string payload;
+    };
+    std::vector<Actors::Outgoing> commands;
+    std::vector<ToClient> replies;
+    std::vector<Published> events;
+};
+
+struct Time {
+    std::int64_t monotonic_ms = 0;  // Goes on while the machine sleeps; for deadlines and waits.
+    std::int64_t wall_ms = 0;       // For what is written down.
+};
+
+struct ManagerOptions {
+    std::string boot_id;
+    std::string account;
+    std::string mounts_folder;  // DIR/mnt, absolute.
+    std::uint32_t pid = 0;
+    std::size_t max_operations = 4096;  // Accepted and waiting, together; past it: busy.
+    std::size_t max_behind = 1024;      // Removals behind their reply; past it rm waits.
+    std::size_t max_idle_devices = 32;  // Kept active without a lease, in case they are asked for again.
+    std::int64_t idle_ms = 2000;        // For how long.
+    bool low_space = false;             // The state file system is full: no new volumes.
+    std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
+};
+
+class PoolManager {
+public:
+    PoolManager(Store& store, ManagerOptions options);
+    ~PoolManager();
+    PoolManager(const PoolManager&) = delete;
+    PoolManager& operator=(const PoolManager&) = delete;
+
+    // Before the first turn: `actor_locks` are those found in DIR/run/actors.
+    void start(const std::vector<std::string>& actor_locks, Time now);
+    // Throws StoreFailure: the process must end, and nothing of this turn was sent.
+    Outbox turn(const std::vector<Input>& inbox, Time now);
+    // When the next turn is due even if nothing arrives (monotonic).
+    std::optional<std::int64_t> next_timer() const { return timers_.next(); }
+
+    // Started, reconciled, heads sent: clients may be let in.
+    bool ready() const { return ready_to_serve_; }
+    // SIGTERM: admits nothing more. When `drained` (or out of patience), answer_all_waiting in a last turn.
+    void stop_admitting() { stopping_ = true; }
+    bool drained() const { return count_operations(Role::request) == 0; }
+    Outbox answer_all_waiting();
+
+    // Whose locks are worth a look: a dead one frees a command.
+    std::vector<std::string> known_actors() const { return actors_.known(); }
+    std::uint64_t last_event_seq() const { return store_.last_event_seq(); }
+
+private:
+    struct Waiter {
+        std::string peer;
+        std::uint64_t id;
+    };
+
+    enum class Role : std::uint8_t {
+        request,       // Somebody waits for it.
+        behind,        // Behind a reply: removals, deactivations.
+        housekeeping,  // Our own: the watch, a new generation, the start.
+    };
+
+    // One thing going on. Lives until its task has ended.
+    struct Operation {
+        Operation(std::uint64_t operation_number, ReadyQueue& ready) : number(operation_number), ended(ready) {}
+        std::uint64_t number;
+        std::string type;
+        std::string subject;
+        std::string request_id;  // Empty: nobody's.
+        std::string digest;
+        std::vector<Waiter> waiters;
+        std::int64_t started_ms = 0;
+        Role role = Role::request;
+        bool recorded = false;  // It has a row: what it began is finished or undone, also by another process.
+        bool gives_up = false;  // Set when its time is over while it waits for a place behind the reply.
+        bool waits_for_place = false;
+        std::uint32_t step = 0;
+        std::uint32_t attempts = 1;  // Copies of its command that may have been carried out.
+        std::uint32_t deaths = 0;
+        std::optional<std::uint32_t> thin_id;
+        std::string waiting_for = "its turn";
+        Signal ended;
+        Task<void> task;
+    };
+
+    // What the kernel was last seen to have for a thin id.
+    struct Device {
+        std::string path = {};
+        bool read_only = false;
+        std::string mount_path = {};  // Empty: not mounted.
+        bool mount_read_only = false;
+        std::string mount_label = {};
+        std::int64_t idle_since_ms = 0;
+    };
+
+    struct PoolView {
+        bool loaded = false;
+        bool writable = false;  // The last status was good.
+        std::string frozen;     // Why store and pool cannot be brought together; empty: they can.
+        std::optional<ThinPoolStatus> status;
+        std::string mode;  // As last announced.
+        std::string data_device;
+        std::string metadata_device;
+        std::uint32_t snapshots_taken = 0;
+    };
+
+    using Handler = std::function<void(Operation&, const msgpack::object&)>;
+    enum class NeedsPool : std::uint8_t { no, yes };
+
+    // pool_manager.cpp
+    void on_client(const FromClient& input);
+    void on_actor(const FromActor& input);
+    void on_request(const std::string& peer, const schemas::Request& request);
+    void join_or_begin(const std::string& peer, const schemas::Request& request, const Handler& handler);
+    Operation& new_operation(std::string type, std::string subject);
+    void begin(Operation& operation, Task<std::string> body);
+    Task<void> run(Operation& operation, Task<std::string> body);
+    void fail(Operation& operation, const Error& error);
+    void answer(Operation& operation, const std::string& frame);
+    void add_waiter(Operation& operation, const std::string& peer, std::uint32_t timeout_ms);
+    void on_deadline(std::uint64_t operation, std::uint64_t waiter);
+    void reply_error(const std::string& peer, const std::string& request_id, const Error& error);
+    void run_ready();
+    void resume(std::coroutine_handle<> handle);
+    std::size_t count_operations(Role role) const;
+    std::size_t behind_operations() const { return count_operations(Role::behind); }
+    template <class Message>
+    void change(Task<std::string> (PoolManager::*handler)(Operation&, Message), std::string Message::*subject);
+    template <class Message>
+    void change(Task<std::string> (PoolManager::*handler)(Operation&, Message));
+    template <class Message>
+    void query(Result<typename Message::Reply> (PoolManager::*handler)(const Message&));
+    void register_handlers();
+    void event(std::string_view type, std::string_view subject, const EventBody& body = {});
+    void find(const std::string& kind, const std::string& subject, const std::string& detail);
+    void unfind(const std::string& kind, const std::string& subject);
+    auto sleep_ms(std::int64_t milliseconds);
+    void count(const std::string& counter) { ++counters_[counter]; }
+
+    // volumes.cpp
+    Task<std::string> create_volume(Operation& operation, schemas::VolumeCreate request);
+    Task<std::string> carry_out_create(Operation& operation, schemas::VolumeCreate request);
+    Result<void> check_create(const schemas::VolumeCreate& request) const;
+    Result<void> check_room() const;
+    Result<VolumeRow> plan_volume(const schemas::VolumeCreate& request);
+    Result<void> record_intent(Operation& operation, const VolumeRow& row, OperationType type, const std::string& body);
+    Task<std::uint32_t> ensure_template(std::string fs, std::uint64_t size_sectors);
+    Task<std::string> make_template_operation(Operation& operation, VolumeRow row);
+    Task<std::uint64_t> make_thin(Operation& operation);
+    Task<schemas::Verdict> snapshot(Operation& operation, VolumeRow row);
+    Task<void> resume_origin(Operation& operation, std::uint32_t origin);
+    enum class Ownership : std::uint8_t { absent, ours, foreign };
+    Task<Ownership> whose(Operation& operation, VolumeRow row);
+    Result<void> take_new_thin_id(Operation& operation);
+    Task<std::string> remove_volume(Operation& operation, schemas::VolumeRemove request);
+    Task<void> wait_for_place(Operation& operation);
+    Result<void> remove_behind_reply(const VolumeRow& row);
+    Result<void> plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id);
+    void begin_removal(std::uint64_t number, std::uint32_t thin_id, std::string subject, std::uint32_t attempts);
+    Task<std::string> finish_removal(Operation& operation, std::string subject);
+    Task<bool> delete_thin(Operation& operation, const std::string& subject);
+    void undo(Operation& operation, const Error& error);
+
+    // leases.cpp
+    Task<std::string> get_volume(Operation& operation, schemas::VolumeGet request);
+    Task<std::string> attach_volume(Operation& operation, schemas::VolumeAttach request);
+    Task<std::string> put_volume(Operation& operation, schemas::VolumePut request);
+    Task<std::string> detach_volume(Operation& operation, schemas::VolumeDetach request);
+    struct LeaseWanted {
+        std::string holder;
+        std::string mode;
+        std::string mount_label;
+    };
+    Result<bool> check_lease(const VolumeRow& row, const LeaseWanted& wanted);  // True: it is held already.
+    Task<std::string> bring_up(Operation& operation, VolumeRow row, LeaseWanted wanted);
+    Task<void> let_go(Operation& operation, VolumeRow row, bool force);
+    Result<void> record_lease(const VolumeRow& row, const LeaseWanted& wanted);
+
+    // devices.cpp
+    template <class Message>
+    Task<CommandOutcome> tell_once(Operation& operation, ActorKind kind, Urgency urgency, Message message);
+    template <class Message>
+    Task<typename Message::Reply> tell(Operation& operation, ActorKind kind, Urgency urgency, Message message);
+    Result<void> count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what);
+    Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names, NeedsPool needs_pool);
+    Task<void> pool_in_service(Operation& operation);
+    Task<std::string> activate(Operation& operation, VolumeRow row, bool read_only);
+    Task<void> deactivate(Operation& operation, std::uint32_t thin_id);
+    Task<std::string> mount(Operation& operation, VolumeRow row, bool read_only, std::string label);
+    Task<void> unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force);
+    void now_idle(std::uint32_t thin_id);
+    void put_away_idle();
+    void begin_put_away(std::uint32_t thin_id);
+    Task<std::string> put_away(Operation& operation, std::uint32_t thin_id);
+    void activate_ahead(const VolumeRow& row);
+    Task<std::string> activate_ahead_of_get(Operation& operation, std::uint32_t thin_id);
+
+    // pool.cpp
+    Task<std::string> create_pool(Operation& operation, schemas::PoolCreate request);
+    Task<std::string> carry_out_create_pool(Operation& operation, schemas::PoolCreate request);
+    Task<schemas::PoolState> make_pool(Operation& operation, schemas::PoolCreate request);
+    Task<void> adopt_thins(Operation& operation, bool force);
+    Task<schemas::PoolSpec> inspect_for_adoption(Operation& operation, schemas::PoolCreate request);
+    Task<std::string> start_pool_request(Operation& operation, schemas::PoolStart request);
+    Task<void> start_pool(Operation& operation);     // Takes the pool; nothing to do if it is up.
+    Task<void> bring_up_pool(Operation& operation);  // With the pool taken.
+    Task<void> compare_thins(Operation& operation);
+    Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation);
+    Task<std::string> cleanup(Operation& operation, schemas::SystemCleanup request);
+    Task<std::string> put_away_for_cleanup(Operation& operation, std::uint32_t thin_id, std::vector<std::string>* left);
+    Task<std::string> watch(Operation& operation);
+    void begin_generation();
+    Task<std::string> advance_generation(Operation& operation);
+    Outcome take_status(std::int32_t error_number, const std::string& status);
+    Outcome take_verdict(const schemas::Verdict& verdict) { return take_status(verdict.error_number, verdict.status); }
+    void freeze(const std::string& reason);
+
+    // recovery.cpp
+    Task<std::string> recover(Operation& operation);
+    Task<void> look_at_devices(Operation& operation);
+    Task<void> look_at_mounts(Operation& operation, std::vector<schemas::MountedVolume>* mounts);
+    Task<void> restore_leases(Operation& operation);
+    Task<std::string> restore_lease(Operation& operation, VolumeRow row, LeaseRow lease);
+    void end_leases_of_an_older_kernel();
+    void resume_operations();
+    Task<std::string> resume_create(Operation& operation, std::string body);
+    Task<std::string> resume_create_pool(Operation& operation, std::string body);
+    void put_away_strays(const std::vector<schemas::MountedVolume>& mounts);
+    Task<std::string> put_away_directory(Operation& operation, schemas::MountedVolume found);
+
+    // queries.cpp
+    Result<schemas::PoolStatus::Reply> pool_status(const schemas::PoolStatus& request);
+    Result<schemas::VolumeExists::Reply> exists(const schemas::VolumeExists& request);
+    Result<schemas::Volume> show(const schemas::VolumeShow& request);
+    Result<schemas::VolumeList::Reply> list(const schemas::VolumeList& request);
+    Result<schemas::LeaseList::Reply> list_leases(const schemas::LeaseList& request);
+    Result<schemas::OperationList::Reply> list_operations(const schemas::OperationList& request);
+    Result<schemas::SystemStatus::Reply> status(const schemas::SystemStatus& request);
+    Result<schemas::EventSince::Reply> events_since(const schemas::EventSince& request);
+    Task<std::string> wait_for_operation(Operation& operation, schemas::OperationWait request);
+    schemas::Volume describe(const VolumeRow& row);
+
+    Store& store_;
+    ManagerOptions options_;
+    Time now_;
+    Time started_;
+
+    // Order matters: tasks hold locks and wait in queues, so they go first.
+    ReadyQueue ready_;
+    Timers timers_;
+    NameQueue names_{ready_};
+    Actors actors_{ready_};
+    Signal pool_changed_{ready_};
+    Signal behind_changed_{ready_};
+    Signal actors_changed_{ready_};
+
+    std::map<std::string, Handler, std::less<>> changes_;  // By request type.
+    std::map<std::string, std::function<Result<std::string>(const msgpack::object&)>, std::less<>> queries_;
+
+    std::optional<PoolRow> pool_row_;  // A copy of the row.
+    PoolView pool_;
+    std::map<std::uint32_t, Device> devices_;
+    std::set<std::uint32_t> lost_;  // Rows whose thin id the pool does not have.
+    std::map<std::pair<std::string, std::string>, std::string> findings_;
+    std::uint64_t creates_in_generation_ = 0;
+    std::int64_t generation_opened_ms_ = 0;
+
+    std::uint64_t next_operation_ = 0;
+    std::uint64_t operations_reserved_below_ = 0;
+    std::uint64_t next_waiter_ = 1;
+    bool ready_to_serve_ = false;
+    bool stopping_ = false;
+    Outbox outbox_;
+    std::map<std::string, std::uint64_t> counters_;
+    std::map<std::uint64_t, std::optional<Error>> ended_;  // How the last operations ended, for operation.wait.
+
+    std::map<std::string, std::uint64_t, std::less<>> by_request_;  // Operations going on, by request id.
+    std::map<std::uint64_t, std::unique_ptr<Operation>> operations_;
+    std::vector<std::uint64_t> finished_;
+};
+
+// Keys of the name queue.
+inline std::string volume_key(std::string_view name) {
+    return "v:" + std::string(name);
+}
+inline std::string thin_key(std::uint32_t thin_id) {
+    return "t:" + std::to_string(thin_id);
+}
+inline constexpr const char* kPoolKey = "p";
+inline constexpr const char* kMetadataSnapKey = "m";  // One metadata snapshot per pool.
+
+inline constexpr std::uint32_t kMaxDeaths = 3;
+
+// The frame that answers `request_id` with an error.
+std::string error_frame(const std::string& request_id, const Error& error);
+std::string default_holder(const std::string& holder);
+
+// The operation's own words for who holds what; at most 16.
+std::vector<std::string> holder_names(const std::vector<LeaseRow>& leases);
+std::vector<std::string> holder_names(const std::vector<schemas::Holder>& holders);
+
+}  // namespace cowslip
+
+#include "services/pool_manager/commands.h"

@@ -1,0 +1,200 @@
+// What changes nothing: answered at once, from the rows and from what the kernel was last seen to be.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "common/names.h"
+#include "services/pool_manager/pool_manager.h"
+
+namespace cowslip {
+
+namespace {
+
+constexpr std::uint32_t kPage = 500;
+// Labels may be long: a page must fit into a frame.
+constexpr std::size_t kPageBytes = kMaxFrameBytes / 2;
+
+std::uint32_t page_size(std::uint32_t wanted) {
+    return std::clamp(wanted, 1U, kPage);
+}
+
+}  // namespace
+
+schemas::Volume PoolManager::describe(const VolumeRow& row) {
+    schemas::Volume volume;
+    volume.id = row.name.value_or("");
+    volume.parent = row.parent;
+    volume.kind = row.kind;
+    volume.state = lost_.contains(row.thin_id) ? "lost" : row.state;
+    volume.thin_id = row.thin_id;
+    volume.transaction_id = row.born_max;
+    volume.size_bytes = row.size_sectors * kSectorBytes;
+    volume.fs = row.fs;
+    volume.created_at = format_time(row.created_at);
+    volume.labels = row.labels;
+    for (const LeaseRow& lease : store_.leases(row.thin_id)) volume.leases.push_back({lease.holder, lease.mode});
+    if (const auto device = devices_.find(row.thin_id); device != devices_.end()) {
+        volume.device = device->second.path;
+        if (!device->second.mount_path.empty()) volume.mount = device->second.mount_path;
+    }
+    return volume;
+}
+
+Result<schemas::VolumeExists::Reply> PoolManager::exists(const schemas::VolumeExists& request) {
+    TRY(check_volume_id(request.id));
+    const auto row = store_.find_volume(request.id);
+    return schemas::VolumeExists::Reply{row.has_value() && row->state == "ready"};
+}
+
+Result<schemas::Volume> PoolManager::show(const schemas::VolumeShow& request) {
+    TRY(check_volume_id(request.id));
+    const auto row = store_.find_volume(request.id);
+    if (!row) return Error{Errc::not_found, fmt::format("there is no volume '{}': see `cowslip ls`", request.id)};
+    return describe(*row);
+}
+
+// A page may be short because few of its rows match: `more` says whether to go on, after the last id
+// looked at.
+Result<schemas::VolumeList::Reply> PoolManager::list(const schemas::VolumeList& request) {
+    schemas::VolumeList::Reply reply;
+    const std::uint32_t limit = page_size(request.limit);
+    std::string after = request.after;
+    std::size_t bytes = 0;
+    for (;;) {
+        const auto rows = store_.list_volumes(after, limit);
+        for (const VolumeRow& row : rows) {
+            const bool matches = std::all_of(request.labels.begin(), request.labels.end(), [&](const auto& label) {
+                const auto found = row.labels.find(label.first);
+                return found != row.labels.end() && found->second == label.second;
+            });
+            after = *row.name;
+            if (!matches) continue;
+            reply.volumes.push_back(describe(row));
+            bytes += encode(reply.volumes.back()).size();
+            reply.more = reply.volumes.size() >= limit || bytes >= kPageBytes;
+            if (reply.more) return reply;
+        }
+        if (rows.size() < limit) return reply;
+    }
+}
+
+Result<schemas::LeaseList::Reply> PoolManager::list_leases(const schemas::LeaseList& request) {
+    schemas::LeaseList::Reply reply;
+    const std::uint32_t limit = page_size(request.limit);
+    const auto rows = store_.list_leases(request.after_id, request.after_holder, limit);
+    for (const auto& [name, lease] : rows) {
+        schemas::LeaseList::Entry entry{name, lease.holder, lease.mode, "", format_time(lease.taken_at)};
+        if (const auto device = devices_.find(lease.thin_id); device != devices_.end()) {
+            entry.path = lease.mode.starts_with("mounted") ? device->second.mount_path : device->second.path;
+        }
+        reply.leases.push_back(std::move(entry));
+    }
+    reply.more = rows.size() == limit;
+    return reply;
+}
+
+Result<schemas::OperationList::Reply> PoolManager::list_operations(const schemas::OperationList& /*request*/) {
+    schemas::OperationList::Reply reply;
+    for (const auto& [number, operation] : operations_) {
+        if (operation->role == Role::housekeeping) continue;
+        ++reply.total;
+        if (reply.operations.size() >= kPage) continue;
+        schemas::Operation entry;
+        entry.number = number;
+        entry.type = operation->type;
+        entry.subject = operation->subject;
+        const std::string actor = actors_.who_does(number);
+        entry.waiting_for = actor.empty() ? operation->waiting_for : actor;
+        entry.age_ms = static_cast<std::uint64_t>(now_.monotonic_ms - operation->started_ms);
+        entry.attempt = operation->attempts;
+        entry.behind_reply = operation->role == Role::behind;
+        reply.operations.push_back(std::move(entry));
+    }
+    return reply;
+}
+
+Task<std::string> PoolManager::wait_for_operation(Operation& operation, schemas::OperationWait request) {
+    const auto found = operations_.find(request.operation);
+    if (found != operations_.end() && found->first != operation.number) {
+        operation.waiting_for = fmt::format("operation {}", request.operation);
+        co_await found->second->ended.wait();
+    }
+    const auto ended = ended_.find(request.operation);
+    if (ended == ended_.end()) {
+        co_return Error{Errc::not_found, fmt::format("operation {} is not going on: it ended long ago, or never was",
+                                                     request.operation)};
+    }
+    if (ended->second) co_return *ended->second;
+    co_return encode(schemas::Empty{});
+}
+
+Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolStatus& /*request*/) {
+    schemas::PoolStatus::Reply reply;
+    reply.state = "none";
+    if (!pool_row_) return reply;
+    reply.name = pool_row_->name;
+    reply.uuid = pool_row_->spec.pool.uuid;
+    reply.state = pool_.frozen.empty() ? pool_row_->state : "frozen";
+    reply.backing = pool_row_->spec.backing;
+    reply.block_size_bytes = pool_row_->spec.block_sectors * kSectorBytes;
+    reply.low_water = pool_row_->spec.low_water_blocks;
+    reply.volumes = store_.count_ready_volumes();
+    reply.transaction_id = pool_row_->confirmed;
+    reply.data_device = pool_.data_device;
+    reply.metadata_device = pool_.metadata_device;
+    reply.snapshots_taken = pool_.snapshots_taken;
+    if (pool_.loaded && pool_.status) {
+        const ThinPoolStatus& status = *pool_.status;
+        reply.mode = to_string(status.mode);
+        reply.needs_check = status.needs_check;
+        reply.transaction_id = status.transaction_id;
+        reply.data = {status.used_data_blocks * reply.block_size_bytes,
+                      status.total_data_blocks * reply.block_size_bytes};
+        reply.metadata = {status.used_metadata_blocks * 4096, status.total_metadata_blocks * 4096};
+        const auto warn = [&](const char* what, const schemas::Usage& usage) {
+            if (usage.total_bytes == 0 || usage.used_bytes * 100 < usage.total_bytes * 80) return;
+            reply.warnings.push_back(fmt::format("{} is {} % full", what, usage.used_bytes * 100 / usage.total_bytes));
+        };
+        warn("data", reply.data);
+        warn("metadata", reply.metadata);
+    }
+    if (!pool_.frozen.empty()) reply.warnings.push_back(pool_.frozen);
+    const auto warn_of_lifetime = [&](const char* what, std::uint64_t used) {
+        if (used * 2 >= kLastThinId)
+            reply.warnings.push_back(fmt::format("{} % of the pool's {} are used up", used * 100 / kLastThinId, what));
+    };
+    warn_of_lifetime("snapshots", reply.snapshots_taken);
+    warn_of_lifetime("thin ids", pool_row_->next_thin_id);
+    return reply;
+}
+
+Result<schemas::SystemStatus::Reply> PoolManager::status(const schemas::SystemStatus& /*request*/) {
+    schemas::SystemStatus::Reply reply;
+    reply.version = COWSLIP_VERSION;
+    reply.pid = options_.pid;
+    reply.account = options_.account;
+    reply.uptime_ms = static_cast<std::uint64_t>(now_.monotonic_ms - started_.monotonic_ms);
+    reply.event_seq = store_.last_event_seq();
+    reply.actors = actors_.report(now_.monotonic_ms);
+    reply.pool = TRY(pool_status({}));
+    reply.leases = store_.count_leases();
+    reply.operations = count_operations(Role::request);
+    reply.behind_reply = count_operations(Role::behind);
+    for (const auto& [key, detail] : findings_) {
+        if (reply.findings.size() < kPage) reply.findings.push_back({key.first, key.second, detail});
+    }
+    reply.counters = counters_;
+    if (options_.process_counters) reply.counters.merge(options_.process_counters());
+    return reply;
+}
+
+Result<schemas::EventSince::Reply> PoolManager::events_since(const schemas::EventSince& request) {
+    schemas::EventSince::Reply reply;
+    const std::uint32_t limit = page_size(request.limit);
+    reply.events = store_.events_since(request.seq, limit);
+    reply.more = reply.events.size() == limit;
+    reply.oldest = store_.oldest_event_seq();
+    return reply;
+}
+
+}  // namespace cowslip

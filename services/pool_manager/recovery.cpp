@@ -1,0 +1,254 @@
+// The start: the ordinary code, begun from the rows. In order: actors accounted for, pool, devices
+// (suspended ones resumed first), mounts, leases, unfinished operations, strays.
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "common/names.h"
+#include "services/pool_manager/pool_manager.h"
+
+namespace cowslip {
+
+void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
+    now_ = now;
+    started_ = now;
+    store_.set_time(now.wall_ms);
+    next_operation_ = store_.next_operation();
+    operations_reserved_below_ = next_operation_;
+    pool_row_ = store_.pool();
+    actors_.expect(actor_locks);
+    for (const auto& [thin_id, reason] : store_.quarantined()) {
+        findings_[{"foreign_thin", std::to_string(thin_id)}] =
+            "a thin id in the pool that is not ours; it is left alone: " + reason;
+    }
+    Operation& recovery = new_operation("recovery", "");
+    recovery.role = Role::housekeeping;
+    begin(recovery, recover(recovery));
+    Operation& watcher = new_operation("watch", "");
+    watcher.role = Role::housekeeping;
+    begin(watcher, watch(watcher));
+}
+
+Task<std::string> PoolManager::recover(Operation& operation) {
+    while (!actors_.all_accounted_for()) {
+        operation.waiting_for = "actors of an older manager";
+        co_await actors_changed_.wait();
+    }
+    if (pool_row_ && pool_row_->state == "ready") {
+        const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
+        Result<void> started = co_await bring_up_pool(operation);
+        std::vector<schemas::MountedVolume> mounts;
+        if (started) started = co_await look_at_devices(operation);
+        if (started) started = co_await look_at_mounts(operation, &mounts);
+        if (started) started = co_await restore_leases(operation);
+        if (!started) spdlog::error("pool not in service: {}", started.error().message);
+        resume_operations();
+        if (started) put_away_strays(mounts);
+    } else {
+        resume_operations();
+    }
+    Result<void> written = store_.set_boot_id(options_.boot_id);
+    if (!written) co_return written.error();
+    event("service.started", "", {{"pid", std::to_string(options_.pid)}});
+    ready_to_serve_ = true;
+    co_return "";
+}
+
+Task<void> PoolManager::look_at_devices(Operation& operation) {
+    schemas::ListActive command;
+    command.pool = pool_row_->spec.pool;
+    bool any = false;
+    for (;;) {
+        Result<schemas::ListActive::Reply> page =
+            co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+        if (!page) co_return page.error();
+        for (const auto& found : page->devices) {
+            any = true;
+            // Of an origin whose actor died in between; or made and never loaded: put away as a stray.
+            if (found.suspended) {
+                schemas::Resume resume{pool_row_->spec.pool, found.thin_id};
+                Result<schemas::Resume::Reply> resumed =
+                    co_await tell(operation, ActorKind::device, Urgency::watching, resume);
+                if (!resumed) co_return resumed.error();
+            }
+            devices_[found.thin_id] = Device{.path = found.path, .read_only = found.read_only};
+        }
+        if (!page->more || page->devices.empty()) break;
+        command.after_thin_id = page->devices.back().thin_id;
+    }
+    // Live devices of ours outrank the boot id: a container may be given another one.
+    if (!any && store_.boot_id() != options_.boot_id) end_leases_of_an_older_kernel();
+    co_return {};
+}
+
+void PoolManager::end_leases_of_an_older_kernel() {
+    for (const std::uint32_t thin_id : store_.leased_volumes()) {
+        const auto row = store_.volume(thin_id);
+        for (const LeaseRow& lease : store_.leases(thin_id)) {
+            event("lease.ended", row->name.value_or(""), {{"holder", lease.holder}, {"reason", "reboot"}});
+        }
+        if (auto ended = store_.delete_leases(thin_id); !ended) spdlog::error("{}", ended.error().message);
+    }
+}
+
+Task<void> PoolManager::look_at_mounts(Operation& operation, std::vector<schemas::MountedVolume>* mounts) {
+    schemas::ListMounts command;
+    for (;;) {
+        Result<schemas::ListMounts::Reply> page = co_await tell(operation, ActorKind::mount, Urgency::awaited, command);
+        if (!page) co_return page.error();
+        for (const auto& found : page->mounts) {
+            mounts->push_back(found);
+            const auto thin_id = parse_thin_dm_uuid(pool_row_->spec.pool.uuid, found.dm_uuid);
+            const auto device = thin_id ? devices_.find(*thin_id) : devices_.end();
+            if (device == devices_.end()) continue;
+            device->second.mount_path = options_.mounts_folder + "/" + found.directory + "/rootfs";
+            device->second.mount_read_only = found.read_only;
+            device->second.mount_label = found.mount_label;
+        }
+        if (!page->more || page->mounts.empty()) break;
+        command.after = page->mounts.back().directory;
+    }
+    co_return {};
+}
+
+// A lease whose mount or device is missing under the same kernel is made true again, by the ordinary
+// code of get.
+Task<void> PoolManager::restore_leases(Operation& operation) {
+    std::vector<std::uint64_t> numbers;
+    for (const std::uint32_t thin_id : store_.leased_volumes()) {
+        const auto row = store_.volume(thin_id);
+        const LeaseRow lease = store_.leases(thin_id).front();
+        const auto device = devices_.find(thin_id);
+        const bool mounts = lease.mode.starts_with("mounted");
+        if (device != devices_.end() && (!mounts || !device->second.mount_path.empty())) continue;
+        Operation& part = new_operation("restore_lease", row->name.value_or(""));
+        part.role = Role::housekeeping;
+        numbers.push_back(part.number);
+        begin(part, restore_lease(part, *row, lease));
+    }
+    for (const std::uint64_t number : numbers) {
+        operation.waiting_for = "mounts to be made again";
+        if (const auto part = operations_.find(number); part != operations_.end()) co_await part->second->ended.wait();
+    }
+    co_return {};
+}
+
+Task<std::string> PoolManager::restore_lease(Operation& operation, VolumeRow row, LeaseRow lease) {
+    const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
+    const LeaseWanted wanted{lease.holder, lease.mode, lease.mount_label};
+    Result<std::string> path = co_await bring_up(operation, row, wanted);
+    if (path) co_return "";
+    find("lease", operation.subject, fmt::format("its {} is not there: {}", lease.mode, path.error().message));
+    co_return "";
+}
+
+// Each has its row, so each goes on where the row stands. The queues are the same as before: what
+// is recorded headed its queues.
+void PoolManager::resume_operations() {
+    for (const OperationRow& row : store_.unfinished_operations()) {
+        auto operation = std::make_unique<Operation>(row.number, ready_);
+        const auto volume = row.thin_id ? store_.volume(*row.thin_id) : std::nullopt;
+        operation->recorded = true;
+        operation->role = Role::request;
+        operation->thin_id = row.thin_id;
+        operation->attempts = row.attempts + 1;  // A copy of its command may have been carried out.
+        operation->deaths = row.deaths;
+        operation->started_ms = now_.monotonic_ms;
+        operation->subject = volume && volume->name ? *volume->name
+                             : volume               ? fmt::format("thin {}", volume->thin_id)
+                                                    : "";
+        operation->request_id = row.request_id;
+        if (!row.request_id.empty()) {
+            by_request_[row.request_id] = row.number;
+            if (const auto request = store_.request(row.request_id)) operation->digest = request->digest;
+        }
+        Operation& resumed = *operations_.emplace(row.number, std::move(operation)).first->second;
+        if (auto counted = store_.set_attempts(row.number, resumed.attempts, row.deaths); !counted) {
+            throw StoreFailure(StoreFailure::Kind::broken, counted.error().message);
+        }
+        switch (row.type) {
+            case OperationType::create:
+                resumed.type = schemas::VolumeCreate::kType;
+                begin(resumed, resume_create(resumed, row.body));
+                break;
+            case OperationType::template_:
+                // Whatever a dead mkfs has left is thrown away.
+                resumed.type = "template";
+                begin(resumed, [](Error error) -> Task<std::string> {
+                    co_return error;
+                }({Errc::unavailable, "mkfs was interrupted by a restart"}));
+                break;
+            case OperationType::remove:
+                resumed.type = schemas::VolumeRemove::kType;
+                if (row.deaths >= kMaxDeaths) {
+                    find("parked", resumed.subject, "actors have died of its removal; it is not tried again");
+                    operations_.erase(row.number);
+                    break;
+                }
+                begin_removal(row.number, *row.thin_id, resumed.subject, resumed.attempts);
+                break;
+            case OperationType::create_pool:
+                resumed.type = schemas::PoolCreate::kType;
+                begin(resumed, resume_create_pool(resumed, row.body));
+                break;
+        }
+    }
+}
+
+Task<std::string> PoolManager::resume_create(Operation& operation, std::string body) {
+    Result<schemas::VolumeCreate> request = decode_as<schemas::VolumeCreate>(std::string_view(body));
+    if (!request) co_return request.error();
+    std::vector<LockRequest> names = {{volume_key(request->id), LockMode::exclusive}};
+    if (!request->parent.empty()) names.push_back({volume_key(request->parent), LockMode::shared});
+    Result<NameLock> lock = co_await enter(operation, names, NeedsPool::yes);
+    if (!lock) co_return lock.error();
+    co_return co_await carry_out_create(operation, std::move(*request));
+}
+
+Task<std::string> PoolManager::resume_create_pool(Operation& operation, std::string body) {
+    Result<schemas::PoolCreate> request = decode_as<schemas::PoolCreate>(std::string_view(body));
+    if (!request) co_return request.error();
+    operation.subject = request->name;
+    const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
+    co_return co_await carry_out_create_pool(operation, std::move(*request));
+}
+
+// What nobody has a lease on is put away, unless somebody has it open.
+void PoolManager::put_away_strays(const std::vector<schemas::MountedVolume>& mounts) {
+    for (const auto& found : mounts) {
+        const auto thin_id = parse_thin_dm_uuid(pool_row_->spec.pool.uuid, found.dm_uuid);
+        if (!found.dm_uuid.empty() && !thin_id) continue;  // Not ours.
+        if (thin_id && !store_.leases(*thin_id).empty()) continue;
+        Operation& operation = new_operation("put_away", found.id.empty() ? found.directory : found.id);
+        operation.role = Role::behind;
+        begin(operation, put_away_directory(operation, found));
+    }
+    for (auto& [thin_id, device] : devices_) {
+        if (store_.leases(thin_id).empty() && device.mount_path.empty()) begin_put_away(thin_id);
+    }
+}
+
+Task<std::string> PoolManager::put_away_directory(Operation& operation, schemas::MountedVolume found) {
+    const auto thin_id = parse_thin_dm_uuid(pool_row_->spec.pool.uuid, found.dm_uuid);
+    // The directory belongs to a name: a get of it, and of this device, must not come in between.
+    const NameLock name = co_await names_.acquire(volume_key(operation.subject), LockMode::exclusive);
+    const NameLock thin = co_await names_.acquire(thin_key(thin_id.value_or(0)), LockMode::exclusive);
+    if (thin_id && !store_.leases(*thin_id).empty()) co_return "";
+    const auto owner = store_.find_volume(operation.subject);
+    if (!thin_id && owner && !store_.leases(owner->thin_id).empty()) co_return "";
+    schemas::Unmount command{found.directory, found.dm_uuid, true};
+    Result<schemas::Unmount::Reply> reply = co_await tell(operation, ActorKind::mount, Urgency::behind, command);
+    if (!reply) co_return reply.error();
+    if (reply->busy) {
+        find("busy", operation.subject,
+             fmt::format("mounted without a lease: {}", fmt::join(holder_names(reply->holders), "; ")));
+        co_return "";
+    }
+    if (!thin_id) co_return "";
+    if (const auto device = devices_.find(*thin_id); device != devices_.end()) device->second.mount_path.clear();
+    now_idle(*thin_id);
+    co_return "";
+}
+
+}  // namespace cowslip

@@ -1,0 +1,137 @@
+#include "services/pool_manager/server.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+
+#include <spdlog/spdlog.h>
+
+#include "common/actor_session.h"
+
+namespace cowslip {
+
+namespace {
+
+constexpr std::size_t kMostPerTurn = 256;
+constexpr std::int64_t kHeartbeatMs = 1000;
+constexpr std::int64_t kLookMs = 1000;
+constexpr std::int64_t kStopMs = 10000;
+
+std::int64_t clock_ms(clockid_t clock) {
+    timespec time{};
+    clock_gettime(clock, &time);
+    return std::int64_t{time.tv_sec} * 1000 + time.tv_nsec / 1000000;
+}
+
+bool readable(int fd) {
+    pollfd entry{fd, POLLIN, 0};
+    return ::poll(&entry, 1, 0) > 0;
+}
+
+}  // namespace
+
+Time time_now() {
+    return {clock_ms(CLOCK_BOOTTIME), clock_ms(CLOCK_REALTIME)};
+}
+
+Result<Server> Server::open(BusContext& context, const StateFolder& folder, PoolManager& manager) {
+    // Only root may be an actor, and it is let in by being root; so nobody else needs the door.
+    auto actors = TRY(ServerSocket::bind(context, folder.actors_socket(), 0600));
+    auto events = TRY(PublisherSocket::bind(context, folder.events_socket(), 0660));
+    return Server(context, folder, manager, std::move(actors), std::move(events));
+}
+
+std::vector<Input> Server::gather() {
+    std::vector<Input> inbox;
+    // Actors first: what they answer lets go of what clients wait for.
+    while (inbox.size() < kMostPerTurn) {
+        auto frame = actors_.receive();
+        if (!frame) break;
+        if (frame->uid != 0 && frame->uid != static_cast<std::int64_t>(::geteuid())) {
+            spdlog::warn("message at the actors' door from uid={}: dropped", frame->uid);
+            continue;
+        }
+        inbox.emplace_back(FromActor{std::move(frame->peer), std::move(frame->payload)});
+    }
+    while (clients_ && inbox.size() < 2 * kMostPerTurn) {
+        auto frame = clients_->receive();
+        if (!frame) break;
+        inbox.emplace_back(FromClient{std::move(frame->peer), std::move(frame->payload)});
+    }
+    if (clients_) clients_->peer_disconnected();
+    events_.drain();
+    return inbox;
+}
+
+// A lost connection says that it is worth a look; only a free lock says that nobody is left.
+void Server::look_for_dead_actors(std::vector<Input>& inbox) {
+    const std::int64_t now = time_now().monotonic_ms;
+    if (!actors_.peer_disconnected() && now < next_look_ms_) return;
+    next_look_ms_ = now + kLookMs;
+    for (const std::string& incarnation : manager_.known_actors()) {
+        if (actor_is_gone(folder_.actors(), incarnation)) inbox.emplace_back(ActorGone{incarnation});
+    }
+}
+
+void Server::send(const Outbox& outbox) {
+    for (const auto& [incarnation, frame] : outbox.commands) {
+        // Not taken: its connection is gone, so its HELLO or its free lock brings the command back.
+        if (actors_.send(incarnation, frame) != Sent::done) spdlog::warn("command not taken by actor={}", incarnation);
+    }
+    for (const auto& [peer, payload] : outbox.replies) {
+        if (clients_ && clients_->send(peer, payload) == Sent::full)
+            spdlog::warn("a client does not read its answers: one dropped");
+    }
+    for (const auto& [topic, payload] : outbox.events) events_.publish(topic, payload);
+    if (!outbox.events.empty()) next_heartbeat_ms_ = time_now().monotonic_ms + kHeartbeatMs;
+}
+
+// With the last seq: a subscriber that has missed the last event of a burst learns of it all the same.
+void Server::heartbeat() {
+    const Time now = time_now();
+    if (now.monotonic_ms < next_heartbeat_ms_) return;
+    next_heartbeat_ms_ = now.monotonic_ms + kHeartbeatMs;
+    StoredEvent event{manager_.last_event_seq(), format_time(now.wall_ms), "heartbeat", "", {}};
+    events_.publish(event.type, encode(event));
+}
+
+std::chrono::milliseconds Server::patience(std::int64_t now_ms) const {
+    std::int64_t due = std::min(next_heartbeat_ms_, next_look_ms_);
+    if (const auto timer = manager_.next_timer()) due = std::min(due, *timer);
+    return std::chrono::milliseconds(std::clamp<std::int64_t>(due - now_ms, 0, 1000));
+}
+
+Result<void> Server::serve(int stop_fd) {
+    std::optional<std::int64_t> stop_at;
+    for (;;) {
+        std::vector<Input> inbox = gather();
+        look_for_dead_actors(inbox);
+        const Time now = time_now();
+        const bool due = manager_.next_timer().value_or(now.monotonic_ms + 1) <= now.monotonic_ms;
+        if (!inbox.empty() || due || next_heartbeat_ms_ == 0) send(manager_.turn(inbox, now));
+        if (!clients_ && manager_.ready() && !stop_at) {
+            clients_ = TRY(ServerSocket::bind(context_, folder_.clients_socket(), 0660));
+            spdlog::info("ready socket={}", folder_.clients_socket());
+        }
+        heartbeat();
+        if (!stop_at && readable(stop_fd)) {
+            stop_at = now.monotonic_ms + kStopMs;
+            manager_.stop_admitting();
+            spdlog::info("stopping");
+        }
+        if (stop_at && (manager_.drained() || time_now().monotonic_ms >= *stop_at)) {
+            send(manager_.answer_all_waiting());
+            if (clients_) clients_->linger(std::chrono::milliseconds(500));
+            return {};
+        }
+        std::vector<const BusSocket*> sockets = {&actors_, &events_};
+        if (clients_) sockets.push_back(&*clients_);
+        const std::array<int, 1> fds = {stop_fd};
+        const std::size_t watched = stop_at ? 0 : 1;  // Readable for good once it was.
+        if (inbox.empty()) wait_readable(sockets, std::span(fds).first(watched), patience(time_now().monotonic_ms));
+    }
+}
+
+}  // namespace cowslip

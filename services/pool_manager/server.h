@@ -1,0 +1,49 @@
+// The manager's loop: sockets, actors' locks and the clock on one side, the turn on the other.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/bus.h"
+#include "common/state_folder.h"
+#include "services/pool_manager/pool_manager.h"
+
+namespace cowslip {
+
+class Server {
+public:
+    // Binds the actors' door and the events; the clients' door opens when the manager is ready.
+    static Result<Server> open(BusContext& context, const StateFolder& folder, PoolManager& manager);
+
+    // Until stop_fd is readable and what was accepted is done, or 10 s later.
+    Result<void> serve(int stop_fd);
+
+private:
+    Server(BusContext& context, StateFolder folder, PoolManager& manager, ServerSocket actors, PublisherSocket events)
+        : context_(context),
+          folder_(std::move(folder)),
+          manager_(manager),
+          actors_(std::move(actors)),
+          events_(std::move(events)) {}
+
+    std::vector<Input> gather();
+    void look_for_dead_actors(std::vector<Input>& inbox);
+    void send(const Outbox& outbox);
+    void heartbeat();
+    std::chrono::milliseconds patience(std::int64_t now_ms) const;
+
+    BusContext& context_;
+    StateFolder folder_;
+    PoolManager& manager_;
+    ServerSocket actors_;
+    PublisherSocket events_;
+    std::optional<ServerSocket> clients_;
+    std::int64_t next_heartbeat_ms_ = 0;
+    std::int64_t next_look_ms_ = 0;
+};
+
+Time time_now();
+
+}  // namespace cowslip

@@ -1,0 +1,549 @@
+#include "services/pool_manager/store.h"
+
+#include <array>
+#include <chrono>
+#include <ctime>
+
+#include <fmt/format.h>
+#include <sodium.h>
+
+#include "common/names.h"
+#include "store_sql.h"
+
+namespace cowslip {
+
+namespace {
+
+constexpr std::int64_t kApplicationId = 0x434F5753;  // "COWS"
+constexpr std::int64_t kVersion = 1;
+
+constexpr const char* kVolumeColumns =
+    "thin_id, name, template, kind, state, filling, parent, origin_id, size_sectors, fs_sectors, fs, born_min, "
+    "born_max, "
+    "created_at, labels";
+
+VolumeRow read_volume(const Query& row) {
+    VolumeRow volume;
+    volume.thin_id = static_cast<std::uint32_t>(row.integer(0));
+    if (!row.is_null(1)) volume.name = row.text(1);
+    if (!row.is_null(2)) volume.template_key = row.text(2);
+    volume.kind = row.text(3);
+    volume.state = row.text(4);
+    volume.filling = row.integer(5) != 0;
+    volume.parent = row.text(6);
+    if (!row.is_null(7)) volume.origin_id = static_cast<std::uint32_t>(row.integer(7));
+    volume.size_sectors = row.uinteger(8);
+    volume.fs_sectors = row.uinteger(9);
+    volume.fs = row.text(10);
+    volume.born_min = row.uinteger(11);
+    volume.born_max = row.uinteger(12);
+    volume.created_at = row.integer(13);
+    if (auto labels = decode_as<schemas::Labels>(row.text(14))) volume.labels = std::move(*labels);
+    return volume;
+}
+
+std::optional<VolumeRow> read_one_volume(Query& query) {
+    if (!query.next()) return std::nullopt;
+    return read_volume(query);
+}
+
+LeaseRow read_lease(const Query& row, int first) {
+    return {.thin_id = static_cast<std::uint32_t>(row.integer(first)),
+            .holder = row.text(first + 1),
+            .mode = row.text(first + 2),
+            .mount_label = row.text(first + 3),
+            .taken_at = row.integer(first + 4)};
+}
+
+constexpr std::array<std::string_view, 4> kOperationTypes = {"create", "template", "remove", "create_pool"};
+
+OperationType parse_operation_type(std::string_view word) {
+    for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
+        if (kOperationTypes.at(i) == word) return static_cast<OperationType>(i);
+    }
+    return OperationType::remove;  // The schema's CHECK allows no other word.
+}
+
+std::string random_hex() {
+    std::array<unsigned char, 16> bytes{};
+    randombytes_buf(bytes.data(), bytes.size());
+    std::string text;
+    for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
+    return text;
+}
+
+}  // namespace
+
+std::string format_time(std::int64_t milliseconds) {
+    const std::time_t seconds = milliseconds / 1000;
+    std::tm parts{};
+    gmtime_r(&seconds, &parts);
+    return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900, parts.tm_mon + 1,
+                       parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, milliseconds % 1000);
+}
+
+Result<Store> Store::open(const std::string& file) {
+    Store store(TRY(Database::open(file)));
+    TRY(store.migrate());
+    {
+        Query newest = store.database_.query("SELECT max(at), max(seq) FROM event");
+        newest.next();
+        store.now_ = newest.integer(0);
+    }
+    {
+        // Not max(seq): purged events keep their numbers.
+        Query sequence = store.database_.query("SELECT seq FROM sqlite_sequence WHERE name = 'event'");
+        if (sequence.next()) store.next_event_ = sequence.uinteger(0) + 1;
+    }
+    store.committed_next_event_ = store.next_event_;
+    return store;
+}
+
+// Each migration is one transaction that ends with its user_version.
+Result<void> Store::migrate() {
+    const auto number = [&](const char* pragma) {
+        Query query = database_.query(pragma);
+        return query.next() ? query.integer(0) : 0;
+    };
+    const std::int64_t version = number("PRAGMA user_version");
+    const std::int64_t application = number("PRAGMA application_id");
+    if (version == 0 && application == 0 && number("SELECT count(*) FROM sqlite_schema") == 0) {
+        TRY(
+            database_.execute(fmt::format("BEGIN IMMEDIATE; {} PRAGMA application_id={}; PRAGMA user_version={}; "
+                                          "INSERT INTO host VALUES (1, '{}', '', 1); COMMIT;",
+                                          kStoreSql, kApplicationId, kVersion, random_hex())));
+        return {};
+    }
+    if (application != kApplicationId) return Error{Errc::needs_repair, "open store: the file is another program's"};
+    if (version > kVersion) {
+        return Error{Errc::needs_repair, fmt::format("open store: it is of version {}, and this program knows {}: use "
+                                                     "the newer cowslip",
+                                                     version, kVersion)};
+    }
+    return {};
+}
+
+void Store::rollback_savepoint() {
+    database_.rollback_savepoint();
+    events_.resize(std::min(events_.size(), events_before_savepoint_));
+    next_event_ = committed_next_event_ + events_.size();
+}
+
+bool Store::commit() {
+    const bool changed = database_.commit();
+    committed_next_event_ = next_event_;
+    return changed;
+}
+
+std::string Store::store_uuid() {
+    Query query = database_.query("SELECT store_uuid FROM host");
+    query.next();
+    return query.text(0);
+}
+
+std::string Store::boot_id() {
+    Query query = database_.query("SELECT boot_id FROM host");
+    query.next();
+    return query.text(0);
+}
+
+Result<void> Store::set_boot_id(const std::string& boot_id) {
+    return database_.query("UPDATE host SET boot_id = ?").bind(boot_id).run();
+}
+
+std::uint64_t Store::next_operation() {
+    Query query = database_.query("SELECT next_operation FROM host");
+    query.next();
+    return query.uinteger(0);
+}
+
+Result<void> Store::reserve_operations(std::uint64_t below) {
+    return database_.query("UPDATE host SET next_operation = ?").bind(below).run();
+}
+
+// ---- pool ------------------------------------------------------------------------------------
+
+std::optional<PoolRow> Store::pool() {
+    Query row =
+        database_.query("SELECT name, state, spec, tag, confirmed, planned, next_thin_id, created_at FROM pool");
+    if (!row.next()) return std::nullopt;
+    PoolRow pool;
+    pool.name = row.text(0);
+    pool.state = row.text(1);
+    if (auto spec = decode_as<schemas::PoolSpec>(row.text(2))) pool.spec = std::move(*spec);
+    pool.tag = static_cast<std::uint32_t>(row.integer(3));
+    pool.confirmed = row.uinteger(4);
+    pool.planned = row.uinteger(5);
+    pool.next_thin_id = static_cast<std::uint32_t>(row.integer(6));
+    pool.created_at = row.integer(7);
+    return pool;
+}
+
+Result<void> Store::insert_pool(const PoolRow& row) {
+    return database_
+        .query(
+            "INSERT INTO pool (one, name, uuid, state, spec, tag, confirmed, planned, next_thin_id, created_at) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(row.name)
+        .bind(row.spec.pool.uuid)
+        .bind(row.state)
+        .bind_blob(encode(row.spec))
+        .bind(row.tag)
+        .bind(row.confirmed)
+        .bind(row.planned)
+        .bind(row.next_thin_id)
+        .bind(now_)
+        .run();
+}
+
+Result<void> Store::set_pool_state(const std::string& state) {
+    return database_.query("UPDATE pool SET state = ?").bind(state).run();
+}
+
+Result<void> Store::set_pool_spec(const schemas::PoolSpec& spec) {
+    return database_.query("UPDATE pool SET spec = ?").bind_blob(encode(spec)).run();
+}
+
+Result<void> Store::set_planned(std::uint64_t transaction_id) {
+    return database_.query("UPDATE pool SET planned = ?").bind(transaction_id).run();
+}
+
+Result<void> Store::set_confirmed(std::uint64_t transaction_id) {
+    return database_.query("UPDATE pool SET confirmed = ?").bind(transaction_id).run();
+}
+
+Result<void> Store::delete_pool() {
+    return database_.query("DELETE FROM pool").run();
+}
+
+Result<std::uint32_t> Store::spend_thin_id() {
+    std::uint32_t id = 0;
+    {
+        Query query = database_.query("SELECT next_thin_id FROM pool");
+        if (!query.next()) return Error{Errc::unavailable, "there is no pool yet: cowslip pool create"};
+        id = static_cast<std::uint32_t>(query.integer(0));
+    }
+    if (id > kLastThinId) {
+        return Error{Errc::no_space, "all 16777215 thin ids of the pool are used up, and none is used twice"};
+    }
+    TRY(database_.query("UPDATE pool SET next_thin_id = ?").bind(id + 1).run());
+    return id;
+}
+
+Result<void> Store::raise_next_thin_id(std::uint32_t least) {
+    return database_.query("UPDATE pool SET next_thin_id = max(next_thin_id, ?)").bind(least).run();
+}
+
+// ---- volumes ---------------------------------------------------------------------------------
+
+std::optional<VolumeRow> Store::find_volume(std::string_view name) {
+    static const std::string sql = fmt::format("SELECT {} FROM volume WHERE name = ?", kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    query.bind(name);
+    return read_one_volume(query);
+}
+
+std::optional<VolumeRow> Store::volume(std::uint32_t thin_id) {
+    static const std::string sql = fmt::format("SELECT {} FROM volume WHERE thin_id = ?", kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    query.bind(thin_id);
+    return read_one_volume(query);
+}
+
+std::optional<VolumeRow> Store::find_template(std::string_view key) {
+    static const std::string sql = fmt::format("SELECT {} FROM volume WHERE template = ?", kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    query.bind(key);
+    return read_one_volume(query);
+}
+
+std::vector<VolumeRow> Store::list_volumes(std::string_view after, std::uint32_t limit) {
+    static const std::string sql =
+        fmt::format("SELECT {} FROM volume WHERE name > ? ORDER BY name LIMIT ?", kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    query.bind(after).bind(limit);
+    std::vector<VolumeRow> rows;
+    while (query.next()) rows.push_back(read_volume(query));
+    return rows;
+}
+
+std::vector<VolumeRow> Store::thin_ids() {
+    Query query = database_.query("SELECT thin_id, name, state FROM volume");
+    std::vector<VolumeRow> rows;
+    while (query.next()) {
+        VolumeRow row;
+        row.thin_id = static_cast<std::uint32_t>(query.integer(0));
+        if (!query.is_null(1)) row.name = query.text(1);
+        row.state = query.text(2);
+        rows.push_back(std::move(row));
+    }
+    return rows;
+}
+
+std::uint64_t Store::count_ready_volumes() {
+    Query query = database_.query("SELECT count(*) FROM volume WHERE name IS NOT NULL AND state = 'ready'");
+    query.next();
+    return query.uinteger(0);
+}
+
+Result<void> Store::insert_volume(const VolumeRow& row) {
+    static const std::string sql =
+        fmt::format("INSERT INTO volume ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    query.bind(row.thin_id);
+    row.name ? query.bind(*row.name) : query.bind_null();
+    row.template_key ? query.bind(*row.template_key) : query.bind_null();
+    query.bind(row.kind).bind(row.state).bind(std::int64_t{row.filling}).bind(row.parent);
+    row.origin_id ? query.bind(*row.origin_id) : query.bind_null();
+    query.bind(row.size_sectors).bind(row.fs_sectors).bind(row.fs).bind(row.born_min).bind(row.born_max);
+    query.bind(now_).bind_blob(encode(row.labels));
+    return query.run();
+}
+
+Result<void> Store::set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling) {
+    return database_.query("UPDATE volume SET state = ?, filling = ?, born_max = ? WHERE thin_id = ?")
+        .bind(filling ? "creating" : "ready")
+        .bind(std::int64_t{filling})
+        .bind(born_max)
+        .bind(thin_id)
+        .run();
+}
+
+Result<void> Store::set_born(std::uint32_t thin_id, std::uint64_t born_max) {
+    return database_.query("UPDATE volume SET born_max = ? WHERE thin_id = ?").bind(born_max).bind(thin_id).run();
+}
+
+Result<void> Store::set_volume_filled(std::uint32_t thin_id) {
+    return database_.query("UPDATE volume SET state = 'ready', filling = 0 WHERE thin_id = ?").bind(thin_id).run();
+}
+
+Result<void> Store::set_volume_removing(std::uint32_t thin_id) {
+    return database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL WHERE thin_id = ?")
+        .bind(thin_id)
+        .run();
+}
+
+Result<void> Store::set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors) {
+    return database_.query("UPDATE volume SET fs_sectors = ? WHERE thin_id = ?").bind(sectors).bind(thin_id).run();
+}
+
+Result<void> Store::move_volume(std::uint32_t from, std::uint32_t to) {
+    TRY(database_.query("UPDATE volume SET thin_id = ? WHERE thin_id = ?").bind(to).bind(from).run());
+    return database_.query("UPDATE operation SET thin_id = ?, attempts = 1 WHERE thin_id = ?")
+        .bind(to)
+        .bind(from)
+        .run();
+}
+
+Result<void> Store::delete_volume(std::uint32_t thin_id) {
+    return database_.query("DELETE FROM volume WHERE thin_id = ?").bind(thin_id).run();
+}
+
+// ---- leases ----------------------------------------------------------------------------------
+
+std::vector<LeaseRow> Store::leases(std::uint32_t thin_id) {
+    Query query = database_.query(
+        "SELECT thin_id, holder, mode, mount_label, taken_at FROM lease WHERE thin_id = ? ORDER BY holder");
+    query.bind(thin_id);
+    std::vector<LeaseRow> rows;
+    while (query.next()) rows.push_back(read_lease(query, 0));
+    return rows;
+}
+
+std::vector<NamedLease> Store::list_leases(std::string_view after_name, std::string_view after_holder,
+                                           std::uint32_t limit) {
+    Query query = database_.query(
+        "SELECT name, lease.thin_id, holder, mode, mount_label, taken_at FROM lease JOIN volume USING (thin_id) "
+        "WHERE (name, holder) > (?, ?) ORDER BY name, holder LIMIT ?");
+    query.bind(after_name).bind(after_holder).bind(limit);
+    std::vector<NamedLease> rows;
+    while (query.next()) rows.push_back({query.text(0), read_lease(query, 1)});
+    return rows;
+}
+
+std::vector<std::uint32_t> Store::leased_volumes() {
+    Query query = database_.query("SELECT DISTINCT thin_id FROM lease");
+    std::vector<std::uint32_t> ids;
+    while (query.next()) ids.push_back(static_cast<std::uint32_t>(query.integer(0)));
+    return ids;
+}
+
+std::uint64_t Store::count_leases() {
+    Query query = database_.query("SELECT count(*) FROM lease");
+    query.next();
+    return query.uinteger(0);
+}
+
+Result<void> Store::insert_lease(const LeaseRow& row) {
+    return database_.query("INSERT INTO lease (thin_id, holder, mode, mount_label, taken_at) VALUES (?, ?, ?, ?, ?)")
+        .bind(row.thin_id)
+        .bind(row.holder)
+        .bind(row.mode)
+        .bind(row.mount_label)
+        .bind(now_)
+        .run();
+}
+
+Result<bool> Store::delete_lease(std::uint32_t thin_id, std::string_view holder) {
+    const std::int64_t before = database_.changes();
+    TRY(database_.query("DELETE FROM lease WHERE thin_id = ? AND holder = ?").bind(thin_id).bind(holder).run());
+    return database_.changes() != before;
+}
+
+Result<void> Store::delete_leases(std::uint32_t thin_id) {
+    return database_.query("DELETE FROM lease WHERE thin_id = ?").bind(thin_id).run();
+}
+
+// ---- operations and requests -----------------------------------------------------------------
+
+std::vector<OperationRow> Store::unfinished_operations() {
+    Query query = database_.query(
+        "SELECT number, type, thin_id, request_id, body, attempts, deaths FROM operation ORDER BY number");
+    std::vector<OperationRow> rows;
+    while (query.next()) {
+        OperationRow row;
+        row.number = query.uinteger(0);
+        row.type = parse_operation_type(query.text(1));
+        if (!query.is_null(2)) row.thin_id = static_cast<std::uint32_t>(query.integer(2));
+        row.request_id = query.text(3);
+        row.body = query.text(4);
+        row.attempts = static_cast<std::uint32_t>(query.integer(5));
+        row.deaths = static_cast<std::uint32_t>(query.integer(6));
+        rows.push_back(std::move(row));
+    }
+    return rows;
+}
+
+Result<void> Store::insert_operation(const OperationRow& row) {
+    Query query = database_.query(
+        "INSERT INTO operation (number, type, thin_id, request_id, body, attempts) VALUES (?, ?, ?, ?, ?, ?)");
+    query.bind(row.number).bind(kOperationTypes.at(static_cast<std::size_t>(row.type)));
+    row.thin_id ? query.bind(*row.thin_id) : query.bind_null();
+    row.request_id.empty() ? query.bind_null() : query.bind(row.request_id);
+    query.bind_blob(row.body).bind(row.attempts);
+    return query.run();
+}
+
+Result<void> Store::set_attempts(std::uint64_t number, std::uint32_t attempts, std::uint32_t deaths) {
+    return database_.query("UPDATE operation SET attempts = ?, deaths = ? WHERE number = ?")
+        .bind(attempts)
+        .bind(deaths)
+        .bind(number)
+        .run();
+}
+
+Result<void> Store::turn_into_removal(std::uint64_t number) {
+    return database_
+        .query("UPDATE operation SET type = 'remove', request_id = NULL, attempts = 1, deaths = 0 WHERE number = ?")
+        .bind(number)
+        .run();
+}
+
+Result<void> Store::delete_operation(std::uint64_t number) {
+    return database_.query("DELETE FROM operation WHERE number = ?").bind(number).run();
+}
+
+std::optional<RequestRow> Store::request(std::string_view request_id) {
+    Query query = database_.query("SELECT digest, reply FROM request WHERE request_id = ?");
+    query.bind(request_id);
+    if (!query.next()) return std::nullopt;
+    RequestRow row;
+    row.digest = query.text(0);
+    if (!query.is_null(1)) row.reply = query.text(1);
+    return row;
+}
+
+Result<void> Store::insert_request(std::string_view request_id, std::string_view digest) {
+    return database_.query("INSERT INTO request (request_id, digest, reply, at) VALUES (?, ?, NULL, ?)")
+        .bind(request_id)
+        .bind_blob(digest)
+        .bind(now_)
+        .run();
+}
+
+Result<void> Store::set_reply(std::string_view request_id, std::string_view digest, std::string_view reply) {
+    return database_
+        .query(
+            "INSERT INTO request (request_id, digest, reply, at) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (request_id) DO UPDATE SET reply = excluded.reply, at = excluded.at")
+        .bind(request_id)
+        .bind_blob(digest)
+        .bind_blob(reply)
+        .bind(now_)
+        .run();
+}
+
+Result<void> Store::purge(std::uint32_t most) {
+    constexpr std::int64_t kHour = 3600 * 1000;
+    TRY(database_
+            .query("DELETE FROM request WHERE request_id IN (SELECT request_id FROM request WHERE reply IS NOT NULL "
+                   "AND at < min(?, ifnull((SELECT at FROM request ORDER BY at DESC LIMIT 1 OFFSET 100000), 0)) "
+                   "ORDER BY at LIMIT ?)")
+            .bind(now_ - kHour)
+            .bind(most)
+            .run());
+    return database_.query("DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq < ? ORDER BY seq LIMIT ?)")
+        .bind(static_cast<std::int64_t>(next_event_) - 100000)
+        .bind(most)
+        .run();
+}
+
+// ---- events, quarantine ----------------------------------------------------------------------
+
+Result<void> Store::append_event(std::string_view type, std::string_view subject, const EventBody& body) {
+    TRY(database_.query("INSERT INTO event (seq, at, type, subject, body) VALUES (?, ?, ?, ?, ?)")
+            .bind(next_event_)
+            .bind(now_)
+            .bind(type)
+            .bind(subject)
+            .bind_blob(encode(body))
+            .run());
+    events_.push_back({next_event_, format_time(now_), std::string(type), std::string(subject), body});
+    ++next_event_;
+    return {};
+}
+
+void Store::release_savepoint() {
+    database_.release_savepoint();
+    events_before_savepoint_ = events_.size();
+}
+
+std::vector<StoredEvent> Store::take_events() {
+    events_before_savepoint_ = 0;
+    return std::exchange(events_, {});
+}
+
+std::vector<StoredEvent> Store::events_since(std::uint64_t seq, std::uint32_t limit) {
+    Query query = database_.query("SELECT seq, at, type, subject, body FROM event WHERE seq > ? ORDER BY seq LIMIT ?");
+    query.bind(seq).bind(limit);
+    std::vector<StoredEvent> events;
+    while (query.next()) {
+        StoredEvent event{query.uinteger(0), format_time(query.integer(1)), query.text(2), query.text(3), {}};
+        if (auto body = decode_as<EventBody>(query.text(4))) event.body = std::move(*body);
+        events.push_back(std::move(event));
+    }
+    return events;
+}
+
+std::uint64_t Store::oldest_event_seq() {
+    Query query = database_.query("SELECT min(seq) FROM event");
+    query.next();
+    return query.uinteger(0);
+}
+
+Result<void> Store::quarantine(std::uint32_t thin_id, const std::string& reason) {
+    return database_.query("INSERT OR IGNORE INTO quarantine (thin_id, reason, at) VALUES (?, ?, ?)")
+        .bind(thin_id)
+        .bind(reason)
+        .bind(now_)
+        .run();
+}
+
+std::vector<std::pair<std::uint32_t, std::string>> Store::quarantined() {
+    Query query = database_.query("SELECT thin_id, reason FROM quarantine ORDER BY thin_id LIMIT 1000");
+    std::vector<std::pair<std::uint32_t, std::string>> rows;
+    while (query.next()) rows.emplace_back(static_cast<std::uint32_t>(query.integer(0)), query.text(1));
+    return rows;
+}
+
+}  // namespace cowslip

@@ -1,0 +1,179 @@
+// The pool manager's rows (schemas/store.sql), typed. A method never begins or commits: the turn
+// does. Reads give plain values; a write gives a Result whose error is a constraint that refused it
+// (the handler's own fault); a full or broken disk throws StoreFailure.
+//
+// Crash: what the last commit() made durable is there, nothing else is.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/result.h"
+#include "common/sqlite.h"
+#include "schemas/device_actor.h"
+#include "schemas/pool_manager.h"
+
+namespace cowslip {
+
+struct PoolRow {
+    std::string name;
+    std::string state;  // formatting, ready, stopped.
+    schemas::PoolSpec spec;
+    std::uint32_t tag = 0;
+    std::uint64_t confirmed = 0;
+    std::uint64_t planned = 0;
+    std::uint32_t next_thin_id = 0;
+    std::int64_t created_at = 0;
+};
+
+struct VolumeRow {
+    std::uint32_t thin_id = 0;
+    std::optional<std::string> name;
+    std::optional<std::string> template_key;
+    std::string kind = "volume";
+    std::string state = "creating";
+    bool filling = false;
+    std::string parent;
+    std::optional<std::uint32_t> origin_id;
+    std::uint64_t size_sectors = 0;
+    std::uint64_t fs_sectors = 0;
+    std::string fs;
+    std::uint64_t born_min = 0;
+    std::uint64_t born_max = 0;
+    std::int64_t created_at = 0;
+    schemas::Labels labels;
+};
+
+struct LeaseRow {
+    std::uint32_t thin_id = 0;
+    std::string holder;
+    std::string mode;
+    std::string mount_label;
+    std::int64_t taken_at = 0;
+};
+
+struct NamedLease {
+    std::string name;
+    LeaseRow lease;
+};
+
+enum class OperationType : std::uint8_t { create, template_, remove, create_pool };
+
+struct OperationRow {
+    std::uint64_t number = 0;
+    OperationType type = OperationType::create;
+    std::optional<std::uint32_t> thin_id;
+    std::string request_id;  // Empty: nobody's.
+    std::string body;
+    std::uint32_t attempts = 1;
+    std::uint32_t deaths = 0;
+};
+
+struct RequestRow {
+    std::string digest;
+    std::optional<std::string> reply;
+};
+
+using EventBody = std::map<std::string, std::string>;
+using StoredEvent = schemas::EventOf<EventBody>;
+
+// RFC 3339, UTC, milliseconds.
+std::string format_time(std::int64_t milliseconds);
+
+class Store {
+public:
+    // Opens or makes it, migrates it, and refuses a file that is not ours or is newer than we are.
+    static Result<Store> open(const std::string& file);
+
+    // The clock of everything written from now on; never runs backwards.
+    void set_time(std::int64_t wall_ms) { now_ = std::max(now_, wall_ms); }
+    std::int64_t now() const { return now_; }
+
+    void rollback_savepoint();
+    void release_savepoint();
+    bool commit();
+
+    std::string store_uuid();
+    std::string boot_id();
+    Result<void> set_boot_id(const std::string& boot_id);
+    // Numbers are reserved in blocks, so that none is used twice even by operations without a row.
+    std::uint64_t next_operation();
+    Result<void> reserve_operations(std::uint64_t below);
+
+    std::optional<PoolRow> pool();
+    Result<void> insert_pool(const PoolRow& row);
+    Result<void> set_pool_state(const std::string& state);
+    Result<void> set_pool_spec(const schemas::PoolSpec& spec);
+    Result<void> set_planned(std::uint64_t transaction_id);
+    Result<void> set_confirmed(std::uint64_t transaction_id);
+    Result<void> delete_pool();
+    // Spends the next id for good; no_space when the 24 bits are used up.
+    Result<std::uint32_t> spend_thin_id();
+    Result<void> raise_next_thin_id(std::uint32_t least);
+
+    std::optional<VolumeRow> find_volume(std::string_view name);
+    std::optional<VolumeRow> volume(std::uint32_t thin_id);
+    std::optional<VolumeRow> find_template(std::string_view key);
+    std::vector<VolumeRow> thin_ids();  // All of them; only thin_id, name and state are filled in.
+    std::vector<VolumeRow> list_volumes(std::string_view after, std::uint32_t limit);
+    std::uint64_t count_ready_volumes();
+    Result<void> insert_volume(const VolumeRow& row);
+    Result<void> set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling);
+    Result<void> set_born(std::uint32_t thin_id, std::uint64_t born_max);  // It is in the pool.
+    Result<void> set_volume_filled(std::uint32_t thin_id);
+    Result<void> set_volume_removing(std::uint32_t thin_id);
+    Result<void> set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors);
+    Result<void> move_volume(std::uint32_t from, std::uint32_t to);  // To another thin id; it has no leases.
+    Result<void> delete_volume(std::uint32_t thin_id);
+
+    std::vector<LeaseRow> leases(std::uint32_t thin_id);
+    std::vector<NamedLease> list_leases(std::string_view after_name, std::string_view after_holder,
+                                        std::uint32_t limit);
+    std::vector<std::uint32_t> leased_volumes();
+    std::uint64_t count_leases();
+    Result<void> insert_lease(const LeaseRow& row);
+    Result<bool> delete_lease(std::uint32_t thin_id, std::string_view holder);
+    Result<void> delete_leases(std::uint32_t thin_id);
+
+    std::vector<OperationRow> unfinished_operations();
+    Result<void> insert_operation(const OperationRow& row);
+    Result<void> set_attempts(std::uint64_t number, std::uint32_t attempts, std::uint32_t deaths);
+    // The operation failed and is to be undone, which is a removal; its answer is stored apart.
+    Result<void> turn_into_removal(std::uint64_t number);
+    Result<void> delete_operation(std::uint64_t number);
+
+    std::optional<RequestRow> request(std::string_view request_id);
+    // An accepted request whose answer is still to come, and that answer (with or without the former).
+    Result<void> insert_request(std::string_view request_id, std::string_view digest);
+    Result<void> set_reply(std::string_view request_id, std::string_view digest, std::string_view reply);
+    // Forgets up to `most` answers older than an hour that have 100,000 newer ones, and events past
+    // the newest 100,000.
+    Result<void> purge(std::uint32_t most);
+
+    Result<void> append_event(std::string_view type, std::string_view subject, const EventBody& body);
+    std::vector<StoredEvent> take_events();  // Appended since the last call; to be published once committed.
+    std::vector<StoredEvent> events_since(std::uint64_t seq, std::uint32_t limit);
+    std::uint64_t last_event_seq() const { return committed_next_event_ - 1; }
+    std::uint64_t oldest_event_seq();
+
+    Result<void> quarantine(std::uint32_t thin_id, const std::string& reason);
+    std::vector<std::pair<std::uint32_t, std::string>> quarantined();
+
+private:
+    explicit Store(Database database) : database_(std::move(database)) {}
+    Result<void> migrate();
+
+    Database database_;
+    std::int64_t now_ = 0;
+    std::uint64_t next_event_ = 1;
+    std::uint64_t committed_next_event_ = 1;
+    std::vector<StoredEvent> events_;  // Of the savepoints released in this turn.
+    std::size_t events_before_savepoint_ = 0;
+};
+
+}  // namespace cowslip

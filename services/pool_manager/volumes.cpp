@@ -1,0 +1,509 @@
+// Create and remove. The intent is durable before the first command, a create that cannot be
+// finished is undone, a removal is always finished.
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "common/names.h"
+#include "services/pool_manager/pool_manager.h"
+
+namespace cowslip {
+
+namespace {
+
+constexpr std::uint64_t kMiB = 1ULL << 20U;
+constexpr std::uint64_t kDefaultBytes = 10ULL << 30U;
+constexpr std::uint64_t kLargestBytes = 256ULL << 40U;
+constexpr std::uint64_t kSmallestXfsBytes = 300 * kMiB;
+constexpr std::uint64_t kSizeStep = 4096;
+constexpr std::int64_t kFirstBackOffMs = 200;
+constexpr std::int64_t kLongestBackOffMs = 30000;
+
+}  // namespace
+
+// ---- create ----------------------------------------------------------------------------------
+
+// What can be said against a request by itself.
+Result<void> PoolManager::check_create(const schemas::VolumeCreate& request) const {
+    TRY(check_volume_id(request.id));
+    if (!request.parent.empty()) TRY(check_volume_id(request.parent));
+    if (!request.holder.empty()) TRY(check_holder(request.holder));
+    if (request.labels.size() > 32) {
+        return Error{Errc::invalid_argument, fmt::format("{} labels: at most 32 are allowed", request.labels.size())};
+    }
+    for (const auto& [key, value] : request.labels) TRY(check_label(key, value));
+    if (!request.fs.empty() && request.fs != "ext4" && request.fs != "xfs" && request.fs != "none") {
+        return Error{Errc::invalid_argument,
+                     fmt::format("file system '{}' is not known: ext4, xfs or none", request.fs)};
+    }
+    if (request.size_bytes > kLargestBytes) return Error{Errc::invalid_argument, "size: at most 256 TiB"};
+    if (request.size_bytes != 0 && request.size_bytes < kMiB)
+        return Error{Errc::invalid_argument, "size: at least 1 MiB"};
+    if (!request.get && (request.filling || !request.mount_label.empty() || !request.holder.empty())) {
+        return Error{Errc::invalid_argument, "holder, mount label and filling go with get"};
+    }
+    return {};
+}
+
+Result<void> PoolManager::check_room() const {
+    if (options_.low_space) {
+        return Error{Errc::no_space,
+                     "the file system of the state folder is full: make room there (volumes can still be removed)"};
+    }
+    if (!pool_.status) return {};
+    if (pool_.status->mode == PoolMode::out_of_data_space ||
+        pool_.status->used_data_blocks >= pool_.status->total_data_blocks) {
+        return Error{Errc::no_space, "the pool is out of data space: remove volumes"};
+    }
+    if (pool_.status->mode == PoolMode::ro && !pool_.status->needs_check) {
+        return Error{Errc::no_space, "the pool is out of metadata space: remove volumes"};
+    }
+    return {};
+}
+
+// The row that the request asks for, judged against what is there; without a thin id yet.
+Result<VolumeRow> PoolManager::plan_volume(const schemas::VolumeCreate& request) {
+    if (store_.find_volume(request.id)) {
+        return Error{Errc::already_exists, fmt::format("a volume '{}' exists already", request.id)};
+    }
+    TRY(check_room());
+    VolumeRow row;
+    row.name = request.id;
+    row.parent = request.parent;
+    row.labels = request.labels;
+    row.fs = request.fs.empty() ? "ext4" : request.fs;
+    std::uint64_t size = request.size_bytes == 0 ? kDefaultBytes : request.size_bytes;
+    size = (size + kSizeStep - 1) / kSizeStep * kSizeStep;
+    row.size_sectors = size / kSectorBytes;
+    row.fs_sectors = row.size_sectors;
+    if (!request.parent.empty()) {
+        const auto parent = store_.find_volume(request.parent);
+        if (!parent || parent->state != "ready") {
+            return Error{Errc::not_found, fmt::format("there is no parent volume '{}'", request.parent)};
+        }
+        if (lost_.contains(parent->thin_id)) {
+            return Error{Errc::needs_repair, fmt::format("the pool has lost the parent volume '{}'", request.parent)};
+        }
+        if (!request.fs.empty() && request.fs != parent->fs) {
+            return Error{Errc::invalid_argument, fmt::format("a clone has its parent's file system, and '{}' has {}",
+                                                             request.parent, parent->fs)};
+        }
+        if (request.size_bytes == 0) row.size_sectors = parent->size_sectors;
+        if (row.size_sectors < parent->size_sectors) {
+            return Error{Errc::invalid_argument,
+                         fmt::format("size {} is below the {} of the parent '{}': a clone may only be larger", size,
+                                     parent->size_sectors * kSectorBytes, request.parent)};
+        }
+        row.origin_id = parent->thin_id;
+        row.fs = parent->fs;
+        row.fs_sectors = parent->fs_sectors;
+    } else if (row.fs == "xfs" && size < kSmallestXfsBytes) {
+        return Error{Errc::invalid_argument, "size: xfs takes at least 300 MiB"};
+    }
+    if (request.get && row.fs == "none")
+        return Error{Errc::invalid_argument, "a volume without a file system has no mount: use attach"};
+    if (row.fs == "none") row.fs_sectors = row.size_sectors;
+    return row;
+}
+
+Task<std::string> PoolManager::create_volume(Operation& operation, schemas::VolumeCreate request) {
+    Result<void> checked = check_create(request);
+    if (!checked) co_return checked.error();
+    std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
+    if (!request.parent.empty()) names.push_back({volume_key(request.parent), LockMode::shared});
+    Result<NameLock> lock = co_await enter(operation, names, NeedsPool::yes);
+    if (!lock) co_return lock.error();
+    Result<VolumeRow> row = plan_volume(request);
+    if (!row) co_return row.error();
+    if (!row->origin_id && row->fs != "none") {
+        Result<std::uint32_t> formatted = co_await ensure_template(row->fs, row->size_sectors);
+        if (!formatted) co_return formatted.error();
+        row->origin_id = *formatted;
+    }
+    const std::string body = encode(request);
+    Result<void> recorded = record_intent(operation, *row, OperationType::create, body);
+    if (!recorded) co_return recorded.error();
+    if (++creates_in_generation_ >= 4096) begin_generation();
+    co_return co_await carry_out_create(operation, std::move(request));
+}
+
+// Durable before the first command: from here on the create is finished, or undone.
+Result<void> PoolManager::record_intent(Operation& operation, const VolumeRow& planned, OperationType type,
+                                        const std::string& body) {
+    VolumeRow row = planned;
+    row.thin_id = TRY(store_.spend_thin_id());
+    row.born_min = pool_row_->confirmed;
+    TRY(store_.insert_volume(row));
+    TRY(store_.insert_operation({operation.number, type, row.thin_id, operation.request_id, body}));
+    if (!operation.request_id.empty()) TRY(store_.insert_request(operation.request_id, operation.digest));
+    operation.thin_id = row.thin_id;
+    operation.recorded = true;
+    return {};
+}
+
+// From the intent on; also where recovery begins. The caller holds the names.
+Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::VolumeCreate request) {
+    Result<std::uint64_t> born = co_await make_thin(operation);
+    if (!born) co_return born.error();
+    schemas::VolumeCreate::Reply reply;
+    NameLock thin;
+    const LeaseWanted wanted{default_holder(request.holder), "mounted_rw", request.mount_label};
+    if (request.get) {
+        // That it is in the pool is recorded before its file system may change it.
+        Result<void> noted = store_.set_born(*operation.thin_id, *born);
+        if (!noted) co_return noted.error();
+        thin = co_await names_.acquire(thin_key(*operation.thin_id), LockMode::exclusive);
+        const auto row = store_.volume(*operation.thin_id);
+        Result<std::string> path = co_await bring_up(operation, *row, wanted);
+        if (!path) co_return path.error();
+        reply.path = *path;
+    }
+    Result<void> written = store_.set_volume_ready(*operation.thin_id, *born, request.filling);
+    if (written) written = store_.delete_operation(operation.number);
+    const auto row = store_.volume(*operation.thin_id);
+    event("volume.created", request.id, {{"parent", request.parent}, {"thin_id", std::to_string(row->thin_id)}});
+    if (written && request.get) written = record_lease(*row, wanted);
+    if (!written) co_return written.error();
+    if (!request.get) activate_ahead(*row);
+    reply.volume = describe(*row);
+    co_return encode(reply);
+}
+
+// Brings the operation's thin id into the pool, for certain. Gives the transaction id it was born
+// under, at the latest.
+Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
+    for (;;) {
+        Result<void> in_service = co_await pool_in_service(operation);
+        if (!in_service) co_return in_service.error();
+        const auto row = store_.volume(*operation.thin_id);
+        if (row->born_max != 0) co_return row->born_max;
+        Result<schemas::Verdict> verdict = co_await snapshot(operation, *row);
+        if (!verdict) co_return verdict.error();
+        const Outcome outcome = take_verdict(*verdict);
+        if (outcome == Outcome::done) co_return pool_.status->transaction_id;
+        if (outcome == Outcome::refused && verdict->error_number == EEXIST) {
+            // After a first attempt it can only be somebody else's device.
+            Ownership owner = Ownership::foreign;
+            if (operation.attempts > 1) {
+                const auto now = store_.volume(*operation.thin_id);
+                Result<Ownership> found = co_await whose(operation, *now);
+                if (!found) co_return found.error();
+                owner = *found;
+            }
+            if (owner == Ownership::ours) co_return pool_row_->planned;
+            Result<void> moved = take_new_thin_id(operation);
+            if (!moved) co_return moved.error();
+            continue;
+        }
+        if (outcome == Outcome::refused && verdict->error_number == ENODATA) {
+            co_return Error{Errc::needs_repair,
+                            fmt::format("create '{}': the pool does not have the parent's thin id", operation.subject)};
+        }
+        if (outcome == Outcome::refused && verdict->error_number != EOPNOTSUPP) {
+            co_return errno_error(verdict->error_number, fmt::format("create '{}' in the pool", operation.subject));
+        }
+        // Unknown, or refused by a pool that could not be written and now can: asked again.
+        ++operation.attempts;
+        Result<void> counted = store_.set_attempts(operation.number, operation.attempts, operation.deaths);
+        if (!counted) co_return counted.error();
+        co_await sleep_ms(100);
+    }
+}
+
+// create_thin, or create_snap with the origin kept as it is meanwhile: an active origin is suspended,
+// so only one may work on it; from an inactive one many can be taken at once.
+Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row) {
+    if (!row.origin_id) {
+        schemas::CreateThin command{pool_row_->spec.pool, row.thin_id};
+        co_return co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    }
+    const std::uint32_t origin = *row.origin_id;
+    NameLock lock = co_await names_.acquire(thin_key(origin), LockMode::shared);
+    if (devices_.contains(origin)) {
+        lock.release();
+        lock = co_await names_.acquire(thin_key(origin), LockMode::exclusive);
+    }
+    for (;;) {
+        const bool active = devices_.contains(origin);
+        schemas::CreateSnap command{pool_row_->spec.pool, *operation.thin_id, origin, active};
+        Result<CommandOutcome> outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
+        if (!outcome) co_return outcome.error();
+        if (outcome->kind == CommandOutcome::Kind::answered) {
+            ++operation.step;
+            if (!outcome->body) co_return outcome->body.error();
+            auto reply = decode_as<schemas::CreateSnap::Reply>(std::string_view(*outcome->body));
+            if (!reply) co_return reply.error();
+            if (reply->resume_error_number != 0) {
+                Result<void> resumed = co_await resume_origin(operation, origin);
+                if (!resumed) co_return resumed.error();
+            }
+            if (!reply->torn) co_return reply->verdict;
+            // Somebody resumed the origin in between; the actor has deleted the snapshot.
+            Result<std::uint32_t> next = store_.spend_thin_id();
+            if (!next) co_return next.error();
+            Result<void> moved = store_.move_volume(*operation.thin_id, *next);
+            if (!moved) co_return moved.error();
+            operation.thin_id = *next;
+            operation.attempts = 1;
+            continue;
+        }
+        const Result<void> again = count_attempt(operation, *outcome, schemas::CreateSnap::kType);
+        if (active) {
+            // It died with the origin suspended, perhaps: its writers wait for nothing else.
+            Result<void> resumed = co_await resume_origin(operation, origin);
+            if (!resumed) co_return resumed.error();
+        }
+        if (!again) co_return again.error();
+    }
+}
+
+Task<void> PoolManager::resume_origin(Operation& operation, std::uint32_t origin) {
+    schemas::Resume resume{pool_row_->spec.pool, origin};
+    Result<schemas::Resume::Reply> resumed = co_await tell(operation, ActorKind::device, Urgency::watching, resume);
+    if (!resumed) co_return resumed.error();
+    if (resumed->error_number == 0) co_return {};
+    find("suspended", std::to_string(origin),
+         fmt::format("its device stays suspended: {}", std::strerror(resumed->error_number)));
+    co_return {};
+}
+
+// Did an earlier attempt of this operation make the thin id that the pool has? Then its birth mark
+// fits, and nothing has been written to it yet.
+Task<PoolManager::Ownership> PoolManager::whose(Operation& operation, VolumeRow row) {
+    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation);
+    if (!thins) co_return thins.error();
+    const auto find_thin = [&](std::uint32_t id) {
+        return std::find_if(thins->begin(), thins->end(), [&](const auto& thin) { return thin.thin_id == id; });
+    };
+    const auto found = find_thin(row.thin_id);
+    if (found == thins->end()) co_return Ownership::absent;
+    const auto origin = row.origin_id ? find_thin(*row.origin_id) : thins->end();
+    const std::uint64_t expected = origin == thins->end() ? 0 : origin->mapped_blocks;
+    const bool mark_fits = found->transaction_id >= row.born_min && found->transaction_id <= pool_row_->planned;
+    co_return mark_fits && found->mapped_blocks == expected ? Ownership::ours : Ownership::foreign;
+}
+
+Result<void> PoolManager::take_new_thin_id(Operation& operation) {
+    const std::uint32_t old = *operation.thin_id;
+    TRY(store_.quarantine(old, "was in the pool before we made it"));
+    find("foreign_thin", std::to_string(old), "a thin id in the pool that is not ours; it is left alone");
+    const std::uint32_t next = TRY(store_.spend_thin_id());
+    TRY(store_.move_volume(old, next));
+    operation.thin_id = next;
+    operation.attempts = 1;
+    return {};
+}
+
+// ---- templates -------------------------------------------------------------------------------
+
+// The thin id of the formatted, empty volume of this size: an empty volume is a clone of it and not
+// a mkfs. Made when it is first wanted.
+Task<std::uint32_t> PoolManager::ensure_template(std::string fs, std::uint64_t size_sectors) {
+    const std::string key = fmt::format("{}/{}", fs, size_sectors);
+    const NameLock lock = co_await names_.acquire("x:" + key, LockMode::exclusive);
+    for (std::uint32_t tries = 1;; ++tries) {
+        const auto found = store_.find_template(key);
+        if (found && found->state == "ready") co_return found->thin_id;
+        VolumeRow row;
+        row.template_key = key;
+        row.kind = "internal";
+        row.fs = fs;
+        row.size_sectors = size_sectors;
+        row.fs_sectors = size_sectors;
+        Operation& operation = new_operation("template", key);
+        const std::uint64_t number = operation.number;
+        begin(operation, make_template_operation(operation, row));
+        co_await operation.ended.wait();
+        const auto ended = ended_.find(number);
+        if (ended == ended_.end() || !ended->second) continue;
+        // Interrupted is no failure: what an actor's death left half formatted is thrown away.
+        if (ended->second->code != Errc::unavailable || tries == kMaxDeaths) co_return *ended->second;
+    }
+}
+
+Task<std::string> PoolManager::make_template_operation(Operation& operation, VolumeRow row) {
+    Result<void> written = record_intent(operation, row, OperationType::template_, "");
+    if (!written) co_return written.error();
+    Result<std::uint64_t> born = co_await make_thin(operation);
+    if (!born) co_return born.error();
+    row.thin_id = *operation.thin_id;
+    written = store_.set_born(row.thin_id, *born);
+    if (!written) co_return written.error();
+    const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
+    Result<std::string> path = co_await activate(operation, row, false);
+    if (!path) co_return path.error();
+    schemas::MakeFilesystem command{{*path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)}, row.fs};
+    Result<CommandOutcome> made = co_await tell_once(operation, ActorKind::mount, Urgency::awaited, command);
+    if (!made) co_return made.error();
+    if (made->kind != CommandOutcome::Kind::answered)
+        co_return Error{Errc::unavailable, "mkfs was interrupted: ask again"};
+    if (!made->body) co_return made->body.error();
+    ++operation.step;
+    // Sealed when its device can be removed: nobody, no late mkfs either, has it open.
+    Result<void> away = co_await deactivate(operation, row.thin_id);
+    if (!away) co_return away.error();
+    written = store_.set_volume_ready(row.thin_id, *born, false);
+    if (written) written = store_.delete_operation(operation.number);
+    if (!written) co_return written.error();
+    co_return "";
+}
+
+// ---- remove ----------------------------------------------------------------------------------
+
+Task<std::string> PoolManager::remove_volume(Operation& operation, schemas::VolumeRemove request) {
+    Result<void> checked = check_volume_id(request.id);
+    if (!checked) co_return checked.error();
+    const NameLock lock = co_await names_.acquire(volume_key(request.id), LockMode::exclusive);
+    const auto row = store_.find_volume(request.id);
+    if (!row || (request.thin_id != 0 && request.thin_id != row->thin_id)) {
+        if (request.must_exist) co_return Error{Errc::not_found, fmt::format("there is no volume '{}'", request.id)};
+        co_return encode(schemas::VolumeRemove::Reply{.existed = false});
+    }
+    const auto leases = store_.leases(row->thin_id);
+    if (!leases.empty()) {
+        co_return Error{Errc::in_use,
+                        fmt::format("volume '{}' is in use: `cowslip put --all-holders` ends its leases", request.id),
+                        {{"holders", holder_names(leases)}}};
+    }
+    Result<void> place = co_await wait_for_place(operation);
+    if (!place) co_return place.error();
+    if (const auto device = devices_.find(row->thin_id);
+        device != devices_.end() && !device->second.mount_path.empty()) {
+        const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);
+        Result<void> away = co_await unmount(operation, row->thin_id, volume_directory(request.id), true);
+        if (!away) co_return away.error();
+    }
+    if (!request.wait) {
+        Result<void> planned = remove_behind_reply(*row);
+        if (!planned) co_return planned.error();
+        co_return encode(schemas::VolumeRemove::Reply{.existed = true});
+    }
+    Result<void> planned = plan_removal(*row, operation.number, operation.request_id);
+    if (planned) planned = store_.insert_request(operation.request_id, operation.digest);
+    if (!planned) co_return planned.error();
+    operation.recorded = true;
+    operation.thin_id = row->thin_id;
+    co_return co_await finish_removal(operation, request.id);
+}
+
+// The work behind the reply is bounded: at the bound a removal waits for a place, up to its deadline.
+Task<void> PoolManager::wait_for_place(Operation& operation) {
+    operation.waits_for_place = true;
+    while (behind_operations() >= options_.max_behind && !operation.gives_up) {
+        operation.waiting_for = "a place behind the reply";
+        co_await behind_changed_.wait();
+    }
+    operation.waits_for_place = false;
+    if (operation.gives_up) {
+        co_return Error{Errc::busy, fmt::format("{} removals are going on already: ask again", behind_operations())};
+    }
+    co_return {};
+}
+
+Result<void> PoolManager::remove_behind_reply(const VolumeRow& row) {
+    Operation& removal = new_operation("volume.remove", *row.name);
+    if (auto planned = plan_removal(row, removal.number, ""); !planned) {
+        operations_.erase(removal.number);
+        return planned.error();
+    }
+    begin_removal(removal.number, row.thin_id, *row.name, 1);
+    return {};
+}
+
+// From this commit on the name is free, and no code path uses the name or its path for this volume.
+Result<void> PoolManager::plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id) {
+    TRY(store_.set_volume_removing(row.thin_id));
+    TRY(store_.insert_operation({number, OperationType::remove, row.thin_id, request_id, ""}));
+    if (row.name) event("volume.removed", *row.name, {{"thin_id", std::to_string(row.thin_id)}});
+    return {};
+}
+
+// Of an operation that has its row.
+void PoolManager::begin_removal(std::uint64_t number, std::uint32_t thin_id, std::string subject,
+                                std::uint32_t attempts) {
+    Operation& operation = *operations_.at(number);
+    operation.role = operation.request_id.empty() ? Role::behind : Role::request;
+    operation.recorded = true;
+    operation.thin_id = thin_id;
+    operation.attempts = attempts;
+    begin(operation, finish_removal(operation, std::move(subject)));
+}
+
+Task<std::string> PoolManager::finish_removal(Operation& operation, std::string subject) {
+    const std::uint32_t thin_id = *operation.thin_id;
+    const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
+    std::int64_t back_off_ms = kFirstBackOffMs;
+    for (;;) {
+        Result<void> in_service = co_await pool_in_service(operation);
+        if (!in_service) co_return in_service.error();
+        Result<bool> deleted = co_await delete_thin(operation, subject);
+        if (!deleted) co_return deleted.error();
+        if (*deleted) break;
+        operation.waiting_for = "its device to be closed";
+        co_await sleep_ms(back_off_ms);
+        back_off_ms = std::min(back_off_ms * 2, kLongestBackOffMs);
+    }
+    unfind("busy", subject);
+    lost_.erase(thin_id);
+    devices_.erase(thin_id);
+    Result<void> written = store_.delete_volume(thin_id);
+    if (written) written = store_.delete_operation(operation.number);
+    if (!written) co_return written.error();
+    event("volume.deleted", subject, {{"thin_id", std::to_string(thin_id)}});
+    co_return encode(schemas::VolumeRemove::Reply{.existed = true});
+}
+
+// True: the pool does not have it (any more). False: ask again later. The caller holds its thin key.
+Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& subject) {
+    const auto row = store_.volume(*operation.thin_id);
+    if (row->born_max == 0) {
+        // Never seen in the pool: what has its id there may be a stranger's.
+        Result<Ownership> owner = co_await whose(operation, *row);
+        if (!owner) co_return owner.error();
+        if (*owner == Ownership::foreign) {
+            Result<void> noted = store_.quarantine(row->thin_id, "a create that failed did not make it for certain");
+            if (!noted) co_return noted.error();
+            find("foreign_thin", std::to_string(row->thin_id),
+                 "a thin id in the pool that is not ours; it is left alone");
+        }
+        if (*owner != Ownership::ours) co_return true;
+    }
+    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
+    schemas::DeleteThin command{pool_row_->spec.pool, row->thin_id};
+    Result<schemas::DeleteThin::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
+    if (!reply) co_return reply.error();
+    const Outcome outcome = take_verdict(reply->verdict);
+    if (outcome == Outcome::done) co_return true;
+    if (outcome == Outcome::refused && reply->verdict.error_number == ENODATA) co_return true;
+    if (reply->verdict.error_number == EBUSY) {
+        find("busy", subject,
+             fmt::format("removed, but its device is open: {}", fmt::join(holder_names(reply->holders), "; ")));
+    } else if (outcome == Outcome::refused) {
+        find("removal", subject,
+             fmt::format("delete thin {}: {}", row->thin_id, std::strerror(reply->verdict.error_number)));
+    }
+    co_return false;
+}
+
+// The failure and its undo are one commit: from now on the create is a removal, also after a crash.
+void PoolManager::undo(Operation& operation, const Error& error) {
+    const auto row = operation.thin_id ? store_.volume(*operation.thin_id) : std::nullopt;
+    if (operation.type == "volume.remove" || !row) {
+        find("parked", operation.subject, error.message);
+        return;
+    }
+    Operation& removal = new_operation("volume.remove", operation.subject);
+    Result<void> written = store_.set_volume_removing(row->thin_id);
+    if (written) written = store_.delete_operation(operation.number);
+    if (written) written = store_.insert_operation({removal.number, OperationType::remove, row->thin_id, "", ""});
+    if (written && !operation.request_id.empty()) {
+        written = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
+    }
+    if (!written) throw StoreFailure(StoreFailure::Kind::broken, written.error().message);
+    if (row->name) event("volume.create_failed", *row->name, {{"error", error.message}});
+    begin_removal(removal.number, row->thin_id, operation.subject, 1);
+}
+
+}  // namespace cowslip
