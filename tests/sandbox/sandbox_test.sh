@@ -143,7 +143,7 @@ echo up
 sleep 1000
 INSIDE
   "$sandbox" --disk 64M --keep disks -- bash inside >first.out 2>first.err &
-  wait_for 90 grep -qs up first.out || expect 'first boot' up "$(cat first.out first.err)"
+  wait_for 300 grep -qs up first.out || expect 'first boot' up "$(cat first.out first.err)"
   "$sandbox" --keep disks -- true 2>second.err
   expect 'disks in use' 69 $?
   kill -9 "$(cat disks/qemu.pid)"
@@ -175,17 +175,17 @@ stopped() {
   begin
   # `env`, because a background job without job control ignores SIGINT, and what it starts does so too.
   env --default-signal=INT "$sandbox" --keep int -- sh -c 'echo up; sleep 1000' >int.out 2>int.err &
-  wait_for 90 grep -qs up int.out || expect boot up "$(cat int.out int.err)"
+  wait_for 300 grep -qs up int.out || expect boot up "$(cat int.out int.err)"
   ends_by INT 130 $! "$(cat int/qemu.pid)"
   local signal
   for signal in TERM:143 KILL:137; do
     "$sandbox" --keep "$signal" -- sleep 1000 2>stopped.err &
-    wait_for 20 test -s "$signal/qemu.pid" || expect start 'QEMU runs' "$(cat stopped.err)"
+    wait_for 60 test -s "$signal/qemu.pid" || expect start 'QEMU runs' "$(cat stopped.err)"
     ends_by "${signal%:*}" "${signal#*:}" $! "$(cat "$signal/qemu.pid")"
   done
   # The process that called the sandbox is killed and can tell nobody.
   bash -c "'$sandbox' --keep orphan -- sleep 1000; true" 2>orphan.err &
-  wait_for 20 test -s orphan/qemu.pid || expect start 'QEMU runs' "$(cat orphan.err)"
+  wait_for 60 test -s orphan/qemu.pid || expect start 'QEMU runs' "$(cat orphan.err)"
   ends_by KILL 137 $! "$(cat orphan/qemu.pid)"
 }
 
