@@ -30,7 +30,8 @@ struct MakeFilesystem {
     struct Reply : NoFields {};
     DeviceRef device;
     std::string fs;
-    MSGPACK_DEFINE_MAP(device, fs)
+    bool stale_blocks = false;  // The pool does not zero new blocks (adopted, accept_no_zeroing).
+    MSGPACK_DEFINE_MAP(device, fs, stale_blocks)
 };
 
 // Mounted at DIR/mnt/<directory>/rootfs. If it is mounted there already with the same device and

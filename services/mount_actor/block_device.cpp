@@ -1,0 +1,58 @@
+#include "services/mount_actor/block_device.h"
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <charconv>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+namespace cowslip {
+
+namespace {
+std::string sysfs_folder(dev_t device) {
+    return fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
+}
+}  // namespace
+
+std::string dm_uuid_of(dev_t device) {
+    auto uuid = read_file(sysfs_folder(device) + "/dm/uuid");
+    if (!uuid) return fmt::format("{}:{}", major(device), minor(device));
+    while (uuid->ends_with('\n')) uuid->pop_back();
+    return uuid->empty() ? fmt::format("{}:{}", major(device), minor(device)) : std::move(*uuid);
+}
+
+Result<std::string> kernel_name_of(dev_t device) {
+    std::error_code error;
+    const auto target = std::filesystem::read_symlink(sysfs_folder(device), error);
+    if (error) return errno_error(error.value(), fmt::format("look at '{}'", sysfs_folder(device)));
+    return target.filename().string();
+}
+
+Result<std::uint64_t> size_bytes_of(dev_t device) {
+    const std::string text = TRY(read_file(sysfs_folder(device) + "/size"));
+    std::uint64_t sectors = 0;
+    if (std::from_chars(text.data(), text.data() + text.size(), sectors).ec != std::errc{}) {
+        return Error{Errc::internal, fmt::format("size of block device '{}'", text)};
+    }
+    return sectors * 512;
+}
+
+Result<dev_t> find_device(const schemas::DeviceRef& device) {
+    struct stat status {};
+    const std::string what = fmt::format("device '{}'", device.path);
+    if (!device.path.starts_with('/')) return Error{Errc::invalid_argument, what + ": it must be an absolute path"};
+    if (stat(device.path.c_str(), &status) != 0) {
+        if (errno == ENOENT || errno == ENOTDIR) return Error{Errc::not_found, what + ": there is none"};
+        return errno_error(errno, what);
+    }
+    if (!S_ISBLK(status.st_mode)) return Error{Errc::invalid_argument, what + ": it is no block device"};
+    const std::string uuid = dm_uuid_of(status.st_rdev);
+    if (uuid != device.dm_uuid) {
+        return Error{Errc::invalid_argument, fmt::format("{}: it is '{}', not '{}'", what, uuid, device.dm_uuid)};
+    }
+    return status.st_rdev;
+}
+
+}  // namespace cowslip

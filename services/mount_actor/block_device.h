@@ -1,0 +1,28 @@
+// What the kernel says of a block device's number, read in /sys. A number belongs to one device as
+// long as somebody has it open or mounted; a path says nothing.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+
+#include "common/files.h"
+#include "common/result.h"
+#include "schemas/mount_actor.h"
+
+namespace cowslip {
+
+// Of a dm device; for any other device its number ("8:1"), which no dm uuid of ours equals.
+std::string dm_uuid_of(dev_t device);
+
+// "dm-3": the name that the kernel's messages and /sys/fs use.
+Result<std::string> kernel_name_of(dev_t device);
+
+Result<std::uint64_t> size_bytes_of(dev_t device);
+
+// The number behind the path, if the kernel says that it has the dm uuid; else invalid_argument, or
+// not_found.
+Result<dev_t> find_device(const schemas::DeviceRef& device);
+
+}  // namespace cowslip

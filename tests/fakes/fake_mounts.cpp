@@ -1,0 +1,178 @@
+#include "tests/fakes/fake_mounts.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace cowslip {
+
+namespace {
+constexpr std::size_t kMostListed = 2048;
+}  // namespace
+
+bool FakeMountState::is_mounted(const std::string& dm_uuid) const {
+    return std::any_of(directories.begin(), directories.end(),
+                       [&](const auto& entry) { return entry.second.mount && entry.second.mount->dm_uuid == dm_uuid; });
+}
+
+void FakeMountState::reboot() {
+    for (auto& [name, directory] : directories) directory.mount.reset();
+    holders.clear();
+}
+
+FakeMounts::FakeMounts(FakeMountState& state, FakeDevices devices, std::string mounts_folder)
+    : state_(state), devices_(std::move(devices)), mounts_folder_(std::move(mounts_folder)) {}
+
+FakeFilesystem& FakeMounts::content(const std::string& dm_uuid) {
+    return devices_.content ? devices_.content(dm_uuid) : state_.file_systems[dm_uuid];
+}
+
+Result<void> FakeMounts::check_active(const schemas::DeviceRef& device) const {
+    if (devices_.is_active(device)) return {};
+    return Error{Errc::invalid_argument, fmt::format("device '{}': it is not '{}'", device.path, device.dm_uuid)};
+}
+
+FakeMountState::Mount* FakeMounts::find_mount(const std::string& directory) {
+    const auto found = state_.directories.find(directory);
+    if (found == state_.directories.end() || !found->second.mount) return nullptr;
+    return &*found->second.mount;
+}
+
+Result<void> FakeMounts::format(const schemas::MakeFilesystem& request) {
+    TRY(check_active(request.device));
+    if (state_.is_mounted(request.device.dm_uuid)) {
+        return Error{Errc::in_use, fmt::format("device '{}': it is in use", request.device.path)};
+    }
+    content(request.device.dm_uuid) = FakeFilesystem{.fs = request.fs};
+    return {};
+}
+
+Result<void> FakeMounts::prepare_root(const schemas::MakeFilesystem& request) {
+    TRY(check_active(request.device));
+    FakeFilesystem& found = content(request.device.dm_uuid);
+    if (found.fs != request.fs) return Error{Errc::needs_repair, fmt::format("no {} on it", request.fs)};
+    found.root_prepared = true;
+    return {};
+}
+
+std::string FakeMounts::mount_path(const std::string& directory) const {
+    return mounts_folder_ + "/" + directory + "/rootfs";
+}
+
+Result<DirectoryState> FakeMounts::look(const std::string& directory) {
+    DirectoryState state{.exists = state_.directories.contains(directory), .mounted_uuid = std::nullopt};
+    if (const auto* mount = find_mount(directory)) state.mounted_uuid = mount->dm_uuid;
+    return state;
+}
+
+Result<void> FakeMounts::ensure_directory(const std::string& directory) {
+    state_.directories.try_emplace(directory);
+    return {};
+}
+
+Result<void> FakeMounts::ensure_id(const std::string& directory, const std::string& id) {
+    if (!state_.directories.contains(directory)) return errno_error(ENOENT, "write the id in '" + directory + "'");
+    state_.directories[directory].id = id;
+    return {};
+}
+
+Result<void> FakeMounts::ensure_mount_point(const std::string& directory) {
+    if (!state_.directories.contains(directory)) return errno_error(ENOENT, "open '" + directory + "'");
+    state_.directories[directory].mount_point = true;
+    return {};
+}
+
+Result<void> FakeMounts::remove_mount_point(const std::string& directory) {
+    if (find_mount(directory) != nullptr) return errno_error(EBUSY, "remove the mount point in '" + directory + "'");
+    if (state_.directories.contains(directory)) state_.directories[directory].mount_point = false;
+    return {};
+}
+
+Result<void> FakeMounts::remove_id(const std::string& directory) {
+    if (state_.directories.contains(directory)) state_.directories[directory].id.clear();
+    return {};
+}
+
+Result<void> FakeMounts::remove_directory(const std::string& directory) {
+    const auto found = state_.directories.find(directory);
+    if (found == state_.directories.end()) return {};
+    if (found->second.mount_point || !found->second.id.empty()) {
+        return errno_error(ENOTEMPTY, "remove '" + directory + "'");
+    }
+    state_.directories.erase(found);
+    return {};
+}
+
+Result<schemas::ListMounts::Reply> FakeMounts::list(const std::string& after) {
+    schemas::ListMounts::Reply reply;
+    for (auto entry = state_.directories.upper_bound(after); entry != state_.directories.end(); ++entry) {
+        if (reply.mounts.size() == kMostListed) {
+            reply.more = true;
+            break;
+        }
+        schemas::MountedVolume volume;
+        volume.directory = entry->first;
+        volume.id = entry->second.id;
+        if (const auto& mount = entry->second.mount) {
+            volume.dm_uuid = mount->dm_uuid;
+            volume.read_only = mount->options.read_only;
+            volume.mount_label = mount->options.mount_label;
+        }
+        reply.mounts.push_back(std::move(volume));
+    }
+    return reply;
+}
+
+Result<void> FakeMounts::mount(const schemas::Mount& request) {
+    const auto found = state_.directories.find(request.directory);
+    if (found == state_.directories.end() || !found->second.mount_point) {
+        return errno_error(ENOENT, "open the mount point in '" + request.directory + "'");
+    }
+    if (found->second.mount) return errno_error(EXDEV, "open the mount point in '" + request.directory + "'");
+    TRY(check_active(request.device));
+    FakeFilesystem& on_device = content(request.device.dm_uuid);
+    if (on_device.fs != request.fs) {
+        return Error{Errc::needs_repair,
+                     fmt::format("mount {} on '{}': it is not there", request.fs, request.device.path)};
+    }
+    if (request.grow && !request.read_only) on_device.fills_device = true;
+    found->second.mount =
+        FakeMountState::Mount{.dm_uuid = request.device.dm_uuid,
+                              .options = {.read_only = request.read_only, .mount_label = request.mount_label}};
+    return {};
+}
+
+Result<MountOptions> FakeMounts::read_options(const std::string& directory) {
+    if (const auto* mount = find_mount(directory)) return mount->options;
+    return Error{Errc::internal, "find the mount in '" + directory + "': it is not listed"};
+}
+
+Result<void> FakeMounts::grow(const std::string& directory) {
+    const auto* mount = find_mount(directory);
+    if (mount == nullptr) return errno_error(ENOENT, "grow '" + directory + "'");
+    if (mount->options.read_only) return errno_error(EROFS, "grow '" + directory + "'");
+    content(mount->dm_uuid).fills_device = true;
+    return {};
+}
+
+Result<std::int32_t> FakeMounts::sync(const std::string& directory) {
+    const auto* mount = find_mount(directory);
+    if (mount == nullptr) return 0;
+    const auto error = state_.sync_errors.find(mount->dm_uuid);
+    return error == state_.sync_errors.end() ? 0 : error->second;
+}
+
+Result<bool> FakeMounts::unmount(const std::string& directory) {
+    if (find_mount(directory) == nullptr) return errno_error(EINVAL, "unmount '" + directory + "'");
+    if (state_.holders.contains(directory)) return false;
+    state_.directories[directory].mount.reset();
+    return true;
+}
+
+std::vector<schemas::Holder> FakeMounts::find_holders(const std::string& directory) {
+    const auto found = state_.holders.find(directory);
+    return found == state_.holders.end() ? std::vector<schemas::Holder>{} : found->second;
+}
+
+}  // namespace cowslip

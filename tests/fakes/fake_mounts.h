@@ -1,0 +1,87 @@
+// Volumes' directories, mounts and file systems in memory: refuses what the kernel refuses. Holds
+// the same to the conformance cases as the kernel's does (mount_conformance.h). To die before an
+// effect, wrap it in HookedFilesystems.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "services/mount_actor/filesystems.h"
+
+namespace cowslip {
+
+struct FakeFilesystem {
+    std::string fs;  // Empty: the device is blank.
+    bool root_prepared = false;
+    bool fills_device = true;
+};
+
+// What outlives an actor. A value: copy it to look at the past.
+struct FakeMountState {
+    struct Mount {
+        std::string dm_uuid;
+        MountOptions options;
+    };
+    struct Directory {
+        std::string id;
+        bool mount_point = false;
+        std::optional<Mount> mount;
+    };
+    std::map<std::string, Directory> directories;
+    std::map<std::string, FakeFilesystem> file_systems;  // By dm uuid, if nobody else keeps them.
+
+    std::map<std::string, std::vector<schemas::Holder>> holders;  // By directory: its umount fails.
+    std::map<std::string, std::int32_t> sync_errors;              // By dm uuid.
+    bool has_selinux = false;
+
+    bool is_mounted(const std::string& dm_uuid) const;
+    void reboot();  // Mounts are gone; directories stay.
+};
+
+struct FakeDevices {
+    // Whether the path leads to an active device with that dm uuid.
+    std::function<bool(const schemas::DeviceRef&)> is_active;
+    // What is on a device: a snapshot begins with its origin's. If not given: the state's own.
+    std::function<FakeFilesystem&(const std::string& dm_uuid)> content = {};
+};
+
+class FakeMounts : public Filesystems {
+public:
+    FakeMounts(FakeMountState& state, FakeDevices devices, std::string mounts_folder = "/fake/mnt");
+
+    Result<void> format(const schemas::MakeFilesystem& request) override;
+    Result<void> prepare_root(const schemas::MakeFilesystem& request) override;
+
+    std::string mount_path(const std::string& directory) const override;
+    Result<DirectoryState> look(const std::string& directory) override;
+    Result<void> ensure_directory(const std::string& directory) override;
+    Result<void> ensure_id(const std::string& directory, const std::string& id) override;
+    Result<void> ensure_mount_point(const std::string& directory) override;
+    Result<void> remove_mount_point(const std::string& directory) override;
+    Result<void> remove_id(const std::string& directory) override;
+    Result<void> remove_directory(const std::string& directory) override;
+    Result<schemas::ListMounts::Reply> list(const std::string& after) override;
+
+    bool has_selinux() const override { return state_.has_selinux; }
+    Result<void> mount(const schemas::Mount& request) override;
+    Result<MountOptions> read_options(const std::string& directory) override;
+    Result<void> grow(const std::string& directory) override;
+    Result<std::int32_t> sync(const std::string& directory) override;
+    Result<bool> unmount(const std::string& directory) override;
+    std::vector<schemas::Holder> find_holders(const std::string& directory) override;
+
+private:
+    FakeFilesystem& content(const std::string& dm_uuid);
+    Result<void> check_active(const schemas::DeviceRef& device) const;
+    // Null unless something is mounted there.
+    FakeMountState::Mount* find_mount(const std::string& directory);
+
+    FakeMountState& state_;
+    FakeDevices devices_;
+    std::string mounts_folder_;
+};
+
+}  // namespace cowslip

@@ -1,0 +1,82 @@
+// Any Filesystems, with a call before each effect (not before what only looks): to count them, to
+// throw, or to die there.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "services/mount_actor/filesystems.h"
+
+namespace cowslip {
+
+class HookedFilesystems : public Filesystems {
+public:
+    using Hook = std::function<void(std::string_view effect)>;
+    HookedFilesystems(Filesystems& inner, Hook before) : inner_(inner), before_(std::move(before)) {}
+
+    Result<void> format(const schemas::MakeFilesystem& request) override {
+        before_("format");
+        return inner_.format(request);
+    }
+    Result<void> prepare_root(const schemas::MakeFilesystem& request) override {
+        before_("prepare_root");
+        return inner_.prepare_root(request);
+    }
+    std::string mount_path(const std::string& directory) const override { return inner_.mount_path(directory); }
+    Result<DirectoryState> look(const std::string& directory) override { return inner_.look(directory); }
+    Result<void> ensure_directory(const std::string& directory) override {
+        before_("ensure_directory");
+        return inner_.ensure_directory(directory);
+    }
+    Result<void> ensure_id(const std::string& directory, const std::string& id) override {
+        before_("ensure_id");
+        return inner_.ensure_id(directory, id);
+    }
+    Result<void> ensure_mount_point(const std::string& directory) override {
+        before_("ensure_mount_point");
+        return inner_.ensure_mount_point(directory);
+    }
+    Result<void> remove_mount_point(const std::string& directory) override {
+        before_("remove_mount_point");
+        return inner_.remove_mount_point(directory);
+    }
+    Result<void> remove_id(const std::string& directory) override {
+        before_("remove_id");
+        return inner_.remove_id(directory);
+    }
+    Result<void> remove_directory(const std::string& directory) override {
+        before_("remove_directory");
+        return inner_.remove_directory(directory);
+    }
+    Result<schemas::ListMounts::Reply> list(const std::string& after) override { return inner_.list(after); }
+    bool has_selinux() const override { return inner_.has_selinux(); }
+    Result<void> mount(const schemas::Mount& request) override {
+        before_("mount");
+        return inner_.mount(request);
+    }
+    Result<MountOptions> read_options(const std::string& directory) override { return inner_.read_options(directory); }
+    Result<void> grow(const std::string& directory) override {
+        before_("grow");
+        return inner_.grow(directory);
+    }
+    Result<std::int32_t> sync(const std::string& directory) override {
+        before_("sync");
+        return inner_.sync(directory);
+    }
+    Result<bool> unmount(const std::string& directory) override {
+        before_("unmount");
+        return inner_.unmount(directory);
+    }
+    std::vector<schemas::Holder> find_holders(const std::string& directory) override {
+        return inner_.find_holders(directory);
+    }
+
+private:
+    Filesystems& inner_;
+    Hook before_;
+};
+
+}  // namespace cowslip
