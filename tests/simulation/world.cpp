@@ -1,0 +1,383 @@
+#include "tests/simulation/world.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+#include "common/names.h"
+
+namespace cowslip::simulation {
+
+namespace {
+
+constexpr std::int64_t kHour = 3600 * 1000;
+constexpr std::size_t kHistory = 4000;
+
+}  // namespace
+
+World::World(Options options) : options_(options), random_(options.seed) {
+    std::string pattern = "/dev/shm/cowslip-simulation-XXXXXX";
+    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
+    folder_ = pattern;
+    kernel.before_effect = [this](const std::string& effect) {
+        note("effect " + effect);
+        if (chance(options_.faults.commit_fails)) kernel.fail_commits = 1;
+        something_happens();
+        if (chance(options_.faults.actor_dies)) throw Death{};
+    };
+    for (int i = 0; i < options_.device_actors; ++i) start_actor(ActorKind::device);
+    for (int i = 0; i < options_.mount_actors; ++i) start_actor(ActorKind::mount);
+    start_manager();
+}
+
+World::~World() {
+    manager_.reset();
+    store_.reset();
+    std::filesystem::remove_all(folder_);
+}
+
+void World::at(std::int64_t delay_ms, std::function<void()> action) {
+    events_.emplace(now_ms_ + std::max<std::int64_t>(delay_ms, 0), std::move(action));
+}
+
+void World::note(const std::string& text) {
+    history_.push_back(fmt::format("{:>10} {}", now_ms_, text));
+    if (history_.size() > kHistory) history_.pop_front();
+}
+
+void World::something_happens() {
+    if (happened_++ == options_.die_at) throw Death{};
+}
+
+void World::run_until(const std::function<bool()>& done) {
+    const std::int64_t deadline = now_ms_ + kHour;
+    while (!done()) {
+        if (events_.empty() || now_ms_ > deadline) throw std::runtime_error("the world stands still");
+        now_ms_ = std::max(now_ms_, events_.begin()->first);
+        const auto action = std::move(events_.begin()->second);
+        events_.erase(events_.begin());
+        action();
+    }
+}
+
+void World::run_for(std::int64_t milliseconds) {
+    const std::int64_t end = now_ms_ + milliseconds;
+    bool over = false;
+    events_.emplace(end, [&] { over = true; });
+    run_until([&] { return over; });
+}
+
+void World::stop_faults() {
+    options_.faults = {};
+    kernel.fail_commits = 0;
+}
+
+// ---- clients ---------------------------------------------------------------------------------
+
+void World::ask_raw(const std::string& type, const std::string& body, std::function<void(const Answer&)> done) {
+    const std::string id = fmt::format("request-{}", next_request_++);
+    requests_[id] = {type, body, std::move(done), "", false};
+    send_request(id);
+}
+
+// Again and again, under the same id, as a client does whose answer does not come.
+void World::send_request(const std::string& id) {
+    Request& request = requests_.at(id);
+    if (request.answered) return;
+    const Document document = *decode(request.body);
+    const std::string frame = encode(schemas::RequestOf<msgpack::object>{
+        .request_id = id, .type = request.type, .timeout_ms = 600000, .body = document.root()});
+    const int copies = chance(options_.faults.lose_message) ? 0 : chance(options_.faults.repeat_message) ? 2 : 1;
+    for (int i = 0; i < copies; ++i) {
+        at(between(0, 3) + i * between(0, 500), [this, frame] {
+            if (manager_ && manager_->ready()) deliver(FromClient{"client", frame});
+        });
+    }
+    at(5000, [this, id] { send_request(id); });
+}
+
+void World::on_reply(const std::string& payload) {
+    const Document document = *decode(payload);
+    const auto reply = *decode_as<schemas::Reply>(document.root());
+    Request& request = requests_.at(reply.request_id);
+    Answer answer{encode(reply.body), std::nullopt, payload};
+    if (reply.error) answer.error = Error{parse_errc(reply.error->code), reply.error->message, reply.error->details};
+    if (answer.error && retryable(answer.error->code)) return;  // The wait ended, not the request.
+    const bool stored = !answer.error.has_value();
+    if (request.answered) {
+        if (stored && request.frame != payload) throw std::runtime_error("two answers to " + reply.request_id);
+        return;
+    }
+    request.answered = true;
+    request.frame = stored ? payload : "";
+    note(fmt::format("answer {} {} {}", reply.request_id, request.type, answer.error ? answer.error->message : "ok"));
+    request.done(answer);
+}
+
+// ---- the manager -----------------------------------------------------------------------------
+
+void World::start_manager() {
+    auto store = Store::open(folder_ + "/store.db");
+    if (!store) throw std::runtime_error(store.error().message);
+    store_.emplace(std::move(*store));
+    ManagerOptions options;
+    options.boot_id = fmt::format("boot-{}", boot_);
+    options.mounts_folder = "/fake/mnt";
+    manager_ = std::make_unique<PoolManager>(*store_, options);
+    ++manager_number_;
+    note(fmt::format("manager {} starts", manager_number_));
+    std::vector<std::string> locks;
+    for (const auto& [name, actor] : actors_) locks.push_back(name);
+    manager_->start(locks, {now_ms_, now_ms_});
+    for (const auto& [name, actor] : actors_) {
+        if (!actor.busy) at(between(1, 50), [this, name = name] { hello(name); });
+    }
+    deliver(ActorGone{"nobody"});
+}
+
+void World::kill_manager() {
+    if (!manager_) return;
+    note("manager dies");
+    manager_.reset();
+    store_.reset();
+    inbox_.clear();
+    for (auto& [name, actor] : actors_) actor.queued.clear();  // Dropped with the connection.
+    at(between(1, 200), [this] {
+        if (!manager_) start_manager();
+    });
+}
+
+void World::cut_power() {
+    note("power cut");
+    ++boot_;
+    kernel.reboot();
+    mounts.reboot();
+    while (!actors_.empty()) actor_died(actors_.begin()->first);
+    kill_manager();
+}
+
+void World::deliver(Input input) {
+    if (!manager_) return;
+    inbox_.push_back(std::move(input));
+    if (turn_planned_) return;
+    turn_planned_ = true;
+    at(between(0, 1), [this] {
+        turn_planned_ = false;
+        turn();
+    });
+}
+
+void World::turn() {
+    if (!manager_) return;
+    if (chance(options_.faults.power_cut)) return cut_power();
+    const bool dies = chance(options_.faults.manager_dies);
+    try {
+        if (dies && chance(0.3)) throw Death{};  // Before it has done anything.
+        something_happens();
+        const Outbox outbox = manager_->turn(std::exchange(inbox_, {}), {now_ms_, now_ms_});
+        something_happens();  // Committed, nothing sent.
+        if (!dies) {
+            send(outbox);
+        } else if (chance(0.5)) {
+            Outbox half = outbox;
+            half.commands.resize(static_cast<std::size_t>(between(0, static_cast<std::int64_t>(half.commands.size()))));
+            half.replies.clear();
+            send(half);
+        }
+        if (dies) throw Death{};
+    } catch (const Death&) {
+        return kill_manager();
+    }
+    if (const auto timer = manager_->next_timer()) {
+        at(*timer - now_ms_, [this, number = manager_number_] {
+            if (manager_ && number == manager_number_ && manager_->next_timer().value_or(now_ms_ + 1) <= now_ms_) turn();
+        });
+    }
+}
+
+void World::send(const Outbox& outbox) {
+    for (const auto& [name, frame] : outbox.commands) {
+        if (!actors_.contains(name)) continue;
+        at(between(0, 2), [this, name = name, frame = frame, session = manager_number_] {
+            const auto found = actors_.find(name);
+            if (found == actors_.end() || session != manager_number_ || !manager_) return;
+            found->second.queued.push_back(frame);
+            begin_command(name);
+        });
+    }
+    for (const auto& [peer, payload] : outbox.replies) {
+        if (chance(options_.faults.lose_message)) continue;
+        at(between(0, 2), [this, payload = payload] { on_reply(payload); });
+    }
+}
+
+// ---- actors ----------------------------------------------------------------------------------
+
+void World::start_actor(ActorKind kind) {
+    const std::string name = fmt::format("{}-{}-0000abcd", kind == ActorKind::device ? "device" : "mount", next_actor_++);
+    actors_[name] = Actor{kind, 0, {}, false};
+    note("actor starts " + name);
+    at(between(1, 20), [this, name] { hello(name); });
+}
+
+// Says that it holds nothing, so it is only said by one that holds nothing.
+void World::hello(const std::string& name) {
+    const auto found = actors_.find(name);
+    if (found == actors_.end() || found->second.busy || !manager_ || found->second.session == manager_number_) return;
+    found->second.session = manager_number_;
+    found->second.queued.clear();
+    schemas::FromActorOf<schemas::Empty> message;
+    message.hello = schemas::Hello{found->second.kind == ActorKind::device ? "device" : "mount", name, 1, ""};
+    deliver(FromActor{name, encode(message)});
+}
+
+void World::begin_command(const std::string& name) {
+    Actor& actor = actors_.at(name);
+    if (actor.busy || actor.queued.empty()) return;
+    actor.busy = true;
+    const std::string frame = actor.queued.front();
+    actor.queued.pop_front();
+    const std::int64_t takes = chance(options_.faults.actor_stalls) ? between(100, 20000) : between(1, 40);
+    at(takes, [this, name, frame, session = actor.session] { carry_out(name, frame, session); });
+}
+
+// Its effects happen now, whatever became of the manager that sent it.
+void World::carry_out(const std::string& name, const std::string& frame, std::uint64_t session) {
+    const auto found = actors_.find(name);
+    if (found == actors_.end()) return;
+    const Document document = *decode(frame);
+    const auto command = *decode_as<schemas::Command>(document.root());
+    note(fmt::format("{} does {} operation={} attempt={}", name, command.type, command.operation, command.attempt));
+    Result<std::string> body = Error{};
+    try {
+        body = run_command(found->second.kind, command);
+    } catch (const Death&) {
+        return actor_died(name);
+    }
+    found->second.busy = false;
+    if (!manager_ || session != manager_number_) return at(between(1, 20), [this, name] { hello(name); });
+    schemas::FromActorOf<msgpack::object> message;
+    message.reply = schemas::CommandReplyOf<msgpack::object>{command.operation, command.step, command.attempt, {}, {}};
+    std::optional<Document> reply_body;
+    if (body) {
+        reply_body = *decode(*body);
+        message.reply->body = reply_body->root();
+    } else {
+        note("  refused: " + body.error().message);
+        message.reply->error = schemas::WireError{std::string(to_string(body.error().code)), body.error().message,
+                                                  body.error().details, false};
+    }
+    deliver(FromActor{name, encode(message)});
+    begin_command(name);
+}
+
+Result<std::string> World::run_command(ActorKind kind, const schemas::Command& command) {
+    if (kind == ActorKind::device) {
+        if (command.type == schemas::CreateSnap::kType) {
+            const auto snap = *decode_as<schemas::CreateSnap>(command.body);
+            origins_[snap.thin_id] = snap.origin_id;
+        }
+        FakeDeviceMapper dm(kernel);
+        FakeHost host(kernel);
+        DeviceActor actor(dm, host);
+        return actor.handle(command.type, command.body);
+    }
+    FakeDevices devices;
+    devices.is_active = [this](const schemas::DeviceRef& wanted) {
+        for (const auto& [number, device] : kernel.devices) {
+            if (device.device.uuid == wanted.dm_uuid) return device.live.has_value() && !device.suspended;
+        }
+        return false;
+    };
+    devices.content = [this](const std::string& uuid) -> FakeFilesystem& { return content(uuid); };
+    FakeMounts fake(mounts, devices);
+    HookedFilesystems hooked(fake, [this](std::string_view effect) { kernel.before_effect(std::string(effect)); });
+    MountActor actor(hooked);
+    const auto result = actor.handle(command.type, command.body);
+    // A mount keeps its device open.
+    for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
+    return result;
+}
+
+// A snapshot begins with what its origin has.
+FakeFilesystem& World::content(const std::string& dm_uuid) {
+    if (const auto found = file_systems_.find(dm_uuid); found != file_systems_.end()) return found->second;
+    const std::string prefix = dm_uuid.substr(0, dm_uuid.rfind('-') + 1);
+    const auto origin = origins_.find(static_cast<std::uint32_t>(std::stoul(dm_uuid.substr(prefix.size()))));
+    FakeFilesystem copy;
+    if (origin != origins_.end()) copy = content(prefix + std::to_string(origin->second));
+    return file_systems_[dm_uuid] = copy;
+}
+
+void World::actor_died(const std::string& name) {
+    note("actor dies " + name);
+    for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
+    const ActorKind kind = actors_.at(name).kind;
+    actors_.erase(name);
+    at(between(1, 300), [this, name] { deliver(ActorGone{name}); });
+    at(between(1, 300), [this, kind] { start_actor(kind); });
+}
+
+// ---- what must hold --------------------------------------------------------------------------
+
+std::string World::complaint() {
+    if (!manager_ || !manager_->ready()) return "the manager is not ready";
+    if (auto text = complain_about_store(); !text.empty()) return text;
+    return complain_about_kernel();
+}
+
+std::string World::complain_about_store() {
+    if (!store_->unfinished_operations().empty()) return "an operation is unfinished";
+    for (const auto& row : store_->thin_ids()) {
+        if (row.state != "ready") return fmt::format("thin {} is {}", row.thin_id, row.state);
+    }
+    if (!store_->quarantined().empty()) return fmt::format("thin {} is quarantined", store_->quarantined().front().first);
+    std::uint64_t seq = 0;
+    for (;;) {
+        const auto events = store_->events_since(seq, 500);
+        if (events.empty()) return {};
+        for (const auto& event : events) {
+            if (event.seq != ++seq) return fmt::format("event {} is missing", seq);
+        }
+    }
+}
+
+std::string World::complain_about_kernel() {
+    std::set<std::uint32_t> rows;
+    for (const auto& row : store_->thin_ids()) rows.insert(row.thin_id);
+    for (const auto& [number, pool] : kernel.pools) {
+        for (const auto& [thin_id, thin] : pool.core.thins) {
+            if (rows.erase(thin_id) == 0) return fmt::format("thin {} is in the pool and in no row", thin_id);
+        }
+        if (pool.core.held_root != 0) return "a metadata snapshot is held";
+    }
+    if (!rows.empty()) return fmt::format("thin {} has a row and is not in the pool", *rows.begin());
+    const std::string uuid = store_->pool() ? store_->pool()->spec.pool.uuid : "";
+    std::size_t mounted = 0;
+    for (const auto& [directory, entry] : mounts.directories) {
+        if (!entry.mount) return fmt::format("the directory '{}' is left over", directory);
+        ++mounted;
+    }
+    std::size_t leased = 0;
+    std::set<std::string> leased_uuids;
+    for (const std::uint32_t thin_id : store_->leased_volumes()) {
+        const auto lease = store_->leases(thin_id).front();
+        leased_uuids.insert(thin_dm_uuid(uuid, thin_id));
+        if (!lease.mode.starts_with("mounted")) continue;
+        ++leased;
+        if (!mounts.is_mounted(thin_dm_uuid(uuid, thin_id))) return fmt::format("thin {} is leased and not mounted", thin_id);
+    }
+    if (mounted != leased) return fmt::format("{} mounts for {} leases", mounted, leased);
+    for (const auto& [number, device] : kernel.devices) {
+        if (device.suspended) return device.device.name + " is suspended";
+        if (device.device.uuid.ends_with("-pool")) continue;
+        if (leased_uuids.erase(device.device.uuid) == 0) return device.device.name + " is active without a lease";
+    }
+    if (!leased_uuids.empty()) return *leased_uuids.begin() + " is leased and not active";
+    return {};
+}
+
+}  // namespace cowslip::simulation
