@@ -6,9 +6,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "common/bus.h"
 #include "common/codec.h"
@@ -20,20 +22,29 @@ namespace cowslip {
 // A new UUIDv7 in text form.
 std::string new_request_id();
 
+// Refuses the one body that is no answer yet: "accepted, goes on as operation N" (timed_out, with
+// N in details["operation"]).
+Result<void> check_not_merely_accepted(std::string_view body);
+
 class Client {
 public:
     // The socket need not exist yet: requests wait for it until their deadline (unavailable then).
+    // permission_denied if it does and is not for us.
     static Result<Client> connect(BusContext& context, const std::string& socket_path);
 
     struct Answer {
         std::string request_id;
-        Result<std::string> body;  // msgpack bytes of the reply's body; or the manager's error, or timed_out.
+        // msgpack bytes of the reply's body; or the manager's error; or ours: timed_out (it may have
+        // been done), unavailable (no manager).
+        Result<std::string> body;
     };
 
-    // Returns at once. `body` is an encoded message. At most 1024 may be outstanding (busy).
+    // Returns at once. `body` is an encoded message. At most 1024 may be outstanding (busy). The
+    // manager is told a little less than `timeout`, so that its own word on it comes in time.
     Result<void> send(const std::string& request_id, const std::string& type, const std::string& body,
                       std::chrono::milliseconds timeout);
-    // The next answer to anything outstanding, or nothing when `wait` is over or a signal came.
+    // The next answer to anything outstanding; or nothing when `wait` is over, a signal came, or
+    // nothing is outstanding.
     std::optional<Answer> receive(std::chrono::milliseconds wait);
     std::size_t outstanding() const { return requests_.size(); }
 
@@ -45,23 +56,41 @@ public:
     Result<typename Message::Reply> call(const Message& message, std::chrono::milliseconds timeout,
                                          const std::string& request_id = new_request_id()) {
         const std::string body = TRY(call_raw(Message::kType, encode(message), timeout, request_id));
+        TRY(check_not_merely_accepted(body));
         return decode_as<typename Message::Reply>(std::string_view(body));
     }
 
 private:
+    using Clock = std::chrono::steady_clock;
     struct Outstanding {
-        std::uint64_t order = 0;
+        std::string request_id;
         std::string type;
         std::string body;
-        std::chrono::steady_clock::time_point deadline;
-        bool sent = false;
+        Clock::time_point deadline;
+        bool sent = false;  // At least once, so it may have been done.
     };
-    explicit Client(ClientSocket socket) : socket_(std::move(socket)) {}
+    Client(BusContext& context, std::string socket_path) : context_(&context), socket_path_(std::move(socket_path)) {}
 
-    ClientSocket socket_;
-    std::map<std::string, Outstanding> requests_;  // By request id.
-    std::map<std::string, Result<std::string>> answers_;
+    Woken work(Clock::time_point until);
+    void keep_connected(Clock::time_point now);
+    void send_unsent(Clock::time_point now);
+    void take_replies(Clock::time_point now);
+    void take_reply(std::string_view bytes);
+    void expire(Clock::time_point now);
+    Error late(const Outstanding& request) const;
+    void answer(std::uint64_t order, Result<std::string> body);
+
+    BusContext* context_;
+    std::string socket_path_;
+    std::optional<ClientSocket> socket_;
+    Clock::time_point next_connect_{};  // While there is no socket.
+    Clock::time_point heard_{};         // When a reply last came, or all was sent again.
+    std::chrono::milliseconds pause_{};
+    std::map<std::uint64_t, Outstanding> requests_;  // In the order of `send`.
+    std::map<std::string, std::uint64_t> orders_;    // By request id.
+    std::deque<Answer> answers_;
     std::uint64_t next_order_ = 0;
+    std::uint64_t first_unsent_ = 0;  // On this connection.
 };
 
 }  // namespace cowslip
