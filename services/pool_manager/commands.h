@@ -43,6 +43,7 @@ Task<typename Message::Reply> PoolManager::tell(Operation& operation, ActorKind 
         if (!outcome) co_return outcome.error();
         if (outcome->kind == CommandOutcome::Kind::answered) {
             ++operation.step;
+            operation.deaths = 0;  // They count for one command.
             if (!outcome->body) co_return outcome->body.error();
             co_return decode_as<typename Message::Reply>(std::string_view(*outcome->body));
         }

@@ -47,7 +47,8 @@ Task<void> PoolManager::pool_in_service(Operation& operation) {
 // ---- one thin device; the caller holds its thin key --------------------------------------------
 
 Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, bool read_only) {
-    if (const auto found = devices_.find(row.thin_id); found != devices_.end()) {
+    const auto found = devices_.find(row.thin_id);
+    if (found != devices_.end() && found->second.complete) {
         if (found->second.read_only == read_only) co_return found->second.path;
         Result<void> away = co_await deactivate(operation, row.thin_id);
         if (!away) co_return away.error();

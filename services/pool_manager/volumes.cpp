@@ -232,6 +232,7 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
         if (!outcome) co_return outcome.error();
         if (outcome->kind == CommandOutcome::Kind::answered) {
             ++operation.step;
+            operation.deaths = 0;
             if (!outcome->body) co_return outcome->body.error();
             auto reply = decode_as<schemas::CreateSnap::Reply>(std::string_view(*outcome->body));
             if (!reply) co_return reply.error();

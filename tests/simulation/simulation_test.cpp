@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "tests/simulation/world.h"
 
@@ -165,6 +166,7 @@ Options random_options(std::uint64_t seed) {
 }  // namespace
 
 TEST_CASE("whatever dies, stalls or is lost, what was answered holds and nothing is left over", "[simulation]") {
+    spdlog::set_level(spdlog::level::off);
     const std::uint64_t first = number_from_environment("COWSLIP_SEED", 1);
     const std::uint64_t count = number_from_environment("COWSLIP_SEEDS", 50);
     for (std::uint64_t seed = first; seed < first + count; ++seed) {

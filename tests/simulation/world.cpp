@@ -26,7 +26,11 @@ World::World(Options options) : options_(options), random_(options.seed) {
         note("effect " + effect);
         if (chance(options_.faults.commit_fails)) kernel.fail_commits = 1;
         something_happens();
-        if (chance(options_.faults.actor_dies)) throw Death{};
+        // Three deaths of one command park it, by design: chance stops short of that.
+        if (deaths_[carried_out_for_] < 2 && chance(options_.faults.actor_dies)) {
+            ++deaths_[carried_out_for_];
+            throw Death{};
+        }
     };
     for (int i = 0; i < options_.device_actors; ++i) start_actor(ActorKind::device);
     for (int i = 0; i < options_.mount_actors; ++i) start_actor(ActorKind::mount);
@@ -92,8 +96,10 @@ void World::send_request(const std::string& id) {
         .request_id = id, .type = request.type, .timeout_ms = 600000, .body = document.root()});
     const int copies = chance(options_.faults.lose_message) ? 0 : chance(options_.faults.repeat_message) ? 2 : 1;
     for (int i = 0; i < copies; ++i) {
-        at(between(0, 3) + i * between(0, 500), [this, frame] {
-            if (manager_ && manager_->ready()) deliver(FromClient{"client", frame});
+        at(between(0, 3) + i * between(0, 500), [this, id, frame] {
+            // A refusal is not remembered: a copy of a refused request that came late would be a new one.
+            const bool refused = requests_.at(id).answered && requests_.at(id).frame.empty();
+            if (manager_ && manager_->ready() && !refused) deliver(FromClient{"client", frame});
         });
     }
     at(5000, [this, id] { send_request(id); });
@@ -252,6 +258,7 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
     const auto command = *decode_as<schemas::Command>(document.root());
     note(fmt::format("{} does {} operation={} attempt={}", name, command.type, command.operation, command.attempt));
     Result<std::string> body = Error{};
+    carried_out_for_ = command.operation;
     try {
         body = run_command(found->second.kind, command);
     } catch (const Death&) {
@@ -312,7 +319,7 @@ FakeFilesystem& World::content(const std::string& dm_uuid) {
     return file_systems_[dm_uuid] = copy;
 }
 
-void World::actor_died(const std::string& name) {
+void World::actor_died(std::string name) {
     note("actor dies " + name);
     for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
     const ActorKind kind = actors_.at(name).kind;

@@ -128,7 +128,7 @@ private:
     void begin_command(const std::string& name);
     void carry_out(const std::string& name, const std::string& frame, std::uint64_t session);
     Result<std::string> run_command(ActorKind kind, const schemas::Command& command);
-    void actor_died(const std::string& name);
+    void actor_died(std::string name);
     FakeFilesystem& content(const std::string& dm_uuid);
     std::string complain_about_store();
     std::string complain_about_kernel();
@@ -150,6 +150,8 @@ private:
 
     std::map<std::string, Actor> actors_;
     int next_actor_ = 1;
+    std::map<std::uint64_t, int> deaths_;    // Of actors, by the operation they worked for.
+    std::uint64_t carried_out_for_ = 0;
     std::map<std::string, Request> requests_;
     std::uint64_t next_request_ = 1;
     std::map<std::string, FakeFilesystem> file_systems_;  // By dm uuid.
