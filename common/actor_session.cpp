@@ -28,21 +28,6 @@ constexpr std::chrono::milliseconds kConnectMost = 2s;
 constexpr std::chrono::milliseconds kIdleWait = 60s;
 constexpr std::chrono::milliseconds kLastReplyMost = 1s;
 
-class Descriptor {
-public:
-    explicit Descriptor(int fd) : fd_(fd) {}
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    ~Descriptor() {
-        if (fd_ >= 0) ::close(fd_);
-    }
-    int get() const { return fd_; }
-    int release() { return std::exchange(fd_, -1); }
-
-private:
-    int fd_;
-};
-
 // O_NOFOLLOW: the folder lies in one that the unprivileged account can write to.
 int open_folder(const std::string& path) {
     return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -69,23 +54,20 @@ std::string unready(const std::string& incarnation) {
 void remove_dead_locks(int folder_fd, const std::vector<std::string>& names) {
     for (const std::string& name : names) {
         if (!is_incarnation(name) && !(name.starts_with('.') && is_incarnation(name.substr(1)))) continue;
-        const Descriptor file(::openat(folder_fd, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+        const Fd file(::openat(folder_fd, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
         // With the lock in hand nobody else can have it; an actor at its start that loses it tries again.
-        if (file.get() >= 0 && ::flock(file.get(), LOCK_EX | LOCK_NB) == 0) ::unlinkat(folder_fd, name.c_str(), 0);
+        if (file && ::flock(file.get(), LOCK_EX | LOCK_NB) == 0) ::unlinkat(folder_fd, name.c_str(), 0);
     }
 }
 
-// The descriptor of a new, locked file, or -1 and errno. EAGAIN: somebody took it for a dead one.
-int make_lock(int folder_fd, const std::string& incarnation) {
+// A new, locked file, or none and errno. EAGAIN: somebody took it for a dead one.
+Fd make_lock(int folder_fd, const std::string& incarnation) {
     const std::string fresh = unready(incarnation);
-    Descriptor file(::openat(folder_fd, fresh.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0644));
-    if (file.get() < 0 || ::fchmod(file.get(), 0644) != 0) return -1;
-    if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) return -1;
-    if (::renameat(folder_fd, fresh.c_str(), folder_fd, incarnation.c_str()) != 0) {
-        if (errno == ENOENT) errno = EAGAIN;
-        return -1;
-    }
-    return file.release();
+    Fd file(::openat(folder_fd, fresh.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0644));
+    if (!file || ::fchmod(file.get(), 0644) != 0 || ::flock(file.get(), LOCK_EX | LOCK_NB) != 0) return Fd();
+    if (::renameat(folder_fd, fresh.c_str(), folder_fd, incarnation.c_str()) == 0) return file;
+    if (errno == ENOENT) errno = EAGAIN;
+    return Fd();
 }
 
 Result<std::string> new_incarnation(std::string_view kind) {
@@ -223,30 +205,23 @@ bool is_incarnation(std::string_view name) {
 
 Result<ActorLock> ActorLock::take(const std::string& actors_folder, std::string_view kind) {
     const auto names = TRY(names_in(actors_folder));
-    const Descriptor folder(open_folder(actors_folder));
-    if (folder.get() < 0) return errno_error(errno, fmt::format("open the actors' locks '{}'", actors_folder));
+    const Fd folder(open_folder(actors_folder));
+    if (!folder) return errno_error(errno, fmt::format("open the actors' locks '{}'", actors_folder));
     remove_dead_locks(folder.get(), names);
     for (int i = 0; i < 16; ++i) {
         std::string incarnation = TRY(new_incarnation(kind));
-        const int fd = make_lock(folder.get(), incarnation);
-        if (fd >= 0) return ActorLock(std::move(incarnation), fd);
+        Fd fd = make_lock(folder.get(), incarnation);
+        if (fd) return ActorLock(std::move(incarnation), std::move(fd));
         if (errno != EEXIST && errno != EWOULDBLOCK) break;
     }
     return errno_error(errno, fmt::format("make an actor's lock in '{}'", actors_folder));
 }
 
-ActorLock::ActorLock(ActorLock&& other) noexcept
-    : incarnation_(std::move(other.incarnation_)), fd_(std::exchange(other.fd_, -1)) {}
-
-ActorLock::~ActorLock() {
-    if (fd_ >= 0) ::close(fd_);
-}
-
 bool actor_is_gone(const std::string& actors_folder, const std::string& incarnation) {
     if (!is_incarnation(incarnation)) return false;
     const std::string path = actors_folder + "/" + incarnation;
-    const Descriptor file(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-    if (file.get() < 0) return errno == ENOENT;
+    const Fd file(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+    if (!file) return errno == ENOENT;
     return ::flock(file.get(), LOCK_SH | LOCK_NB) == 0;
 }
 

@@ -17,6 +17,7 @@
 
 #include "common/bus.h"
 #include "common/codec.h"
+#include "common/files.h"
 #include "common/result.h"
 #include "schemas/envelope.h"
 
@@ -28,16 +29,13 @@ namespace cowslip {
 class ActorLock {
 public:
     static Result<ActorLock> take(const std::string& actors_folder, std::string_view kind);
-    ActorLock(ActorLock&& other) noexcept;
-    ActorLock(const ActorLock&) = delete;
-    ~ActorLock();
     const std::string& incarnation() const { return incarnation_; }
-    int fd() const { return fd_; }
+    int fd() const { return fd_.get(); }
 
 private:
-    ActorLock(std::string incarnation, int fd) : incarnation_(std::move(incarnation)), fd_(fd) {}
+    ActorLock(std::string incarnation, Fd fd) : incarnation_(std::move(incarnation)), fd_(std::move(fd)) {}
     std::string incarnation_;
-    int fd_ = -1;
+    Fd fd_;
 };
 
 // <kind>-<pid>-<8 hex digits>. A name that is none is not to be looked for in the file system.

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
+#include <iterator>
+#include <memory>
 
 #include <fmt/format.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <toml++/toml.h>
@@ -28,6 +31,7 @@ struct Setting {
     std::string name;
     bool is_set;
     std::string* text = nullptr;
+    std::vector<std::string> allowed = {};  // Empty: any text.
     const NumberOption* number = nullptr;
 };
 
@@ -35,6 +39,11 @@ Result<void> apply(const std::string& file, const toml::node& node, const Settin
     if (setting.text != nullptr) {
         const auto value = node.value_exact<std::string>();
         if (!value) return at(file, node.source(), fmt::format("'{}' must be a string", setting.name));
+        const auto& allowed = setting.allowed;
+        if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), *value) == allowed.end()) {
+            return at(file, node.source(),
+                      fmt::format("'{}' must be one of {}", setting.name, fmt::join(allowed, ", ")));
+        }
         if (!setting.is_set) *setting.text = *value;
         return {};
     }
@@ -49,7 +58,7 @@ Result<void> apply(const std::string& file, const toml::node& node, const Settin
     return {};
 }
 
-Result<void> read_file(const std::string& file, const std::vector<Setting>& settings) {
+Result<void> read_config(const std::string& file, const std::vector<Setting>& settings) {
     toml::table table;
     try {
         table = toml::parse_file(file);
@@ -66,6 +75,22 @@ Result<void> read_file(const std::string& file, const std::vector<Setting>& sett
     }
     return {};
 }
+
+// The message, with its control characters spelled out: what tools and strangers say gets into it.
+class OneLine : public spdlog::custom_flag_formatter {
+public:
+    void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
+        for (const char c : message.payload) {
+            const auto byte = static_cast<unsigned char>(c);
+            if (byte < 0x20 || byte == 0x7F) {
+                fmt::format_to(std::back_inserter(out), "\\x{:02x}", byte);
+            } else {
+                out.push_back(c);
+            }
+        }
+    }
+    std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<OneLine>(); }
+};
 
 }  // namespace
 
@@ -99,14 +124,11 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
     if (config.empty()) return parsed;
     std::vector<Setting> settings = {{"state", state->count() > 0, &options.state},
                                      {"run", run->count() > 0, &options.run},
-                                     {"log-level", level->count() > 0, &options.log_level}};
+                                     {"log-level", level->count() > 0, &options.log_level, kLogLevels}};
     for (std::size_t i = 0; i < own.size(); ++i) {
-        settings.push_back({own[i].name, flags[i]->count() > 0, nullptr, &own[i]});
+        settings.push_back({own[i].name, flags[i]->count() > 0, nullptr, {}, &own[i]});
     }
-    auto read = read_file(config, settings);
-    if (read && std::find(kLogLevels.begin(), kLogLevels.end(), options.log_level) == kLogLevels.end()) {
-        read = Error{Errc::invalid_argument, fmt::format("{}: log-level '{}' is none", config, options.log_level)};
-    }
+    const auto read = read_config(config, settings);
     if (!read) {
         std::cerr << program << ": " << read.error().message << '\n';
         return {.ends = true, .exit_status = kUsage, .options = {}};
@@ -115,9 +137,11 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
 }
 
 void setup_logging(const std::string& program, const std::string& level) {
+    auto formatter = std::make_unique<spdlog::pattern_formatter>(spdlog::pattern_time_type::utc);
+    formatter->add_flag<OneLine>('*').set_pattern(
+        fmt::format("%Y-%m-%dT%H:%M:%S.%eZ {}[{}] %l %*", program, ::getpid()));
     auto logger = spdlog::stderr_logger_st(program);
-    logger->set_pattern(fmt::format("%Y-%m-%dT%H:%M:%S.%eZ {}[{}] %l %v", program, ::getpid()),
-                        spdlog::pattern_time_type::utc);
+    logger->set_formatter(std::move(formatter));
     logger->set_level(spdlog::level::from_str(level));
     spdlog::set_default_logger(std::move(logger));
 }

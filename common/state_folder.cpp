@@ -14,6 +14,8 @@
 
 #include <fmt/format.h>
 
+#include "common/files.h"
+
 namespace cowslip {
 
 namespace {
@@ -31,29 +33,43 @@ Result<void> ensure_folder(const FolderRule& rule, bool root) {
     if (::mkdir(rule.path.c_str(), rule.mode) != 0 && errno != EEXIST) {
         return errno_error(errno, fmt::format("make folder '{}'", rule.path));
     }
-    const int fd = ::open(rule.path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0) return errno_error(errno, fmt::format("open folder '{}'", rule.path));
-    int failed = 0;
-    if (root && ::fchown(fd, rule.uid, rule.gid) != 0) failed = errno;
-    if (failed == 0 && ::fchmod(fd, rule.mode) != 0) failed = errno;
-    ::close(fd);
-    if (failed != 0) return errno_error(failed, fmt::format("owner and mode of '{}'", rule.path));
+    const Fd folder(::open(rule.path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!folder) return errno_error(errno, fmt::format("open folder '{}'", rule.path));
+    if ((root && ::fchown(folder.get(), rule.uid, rule.gid) != 0) || ::fchmod(folder.get(), rule.mode) != 0) {
+        return errno_error(errno, fmt::format("owner and mode of '{}'", rule.path));
+    }
     return {};
 }
 
-// A folder of somebody else's is not opened up behind his back.
-Result<void> check_foreign_folder(const StateFolder& folder) {
-    struct stat status {};
-    if (::stat(folder.dir.c_str(), &status) != 0) return {};
+// Whether DIR itself is ours to change: it is not there yet, is empty, or is a state folder already.
+bool is_ours(const StateFolder& folder, const Account& account) {
     std::error_code error;
-    const bool ours = std::filesystem::exists(folder.store(), error);
-    const bool empty = std::filesystem::is_empty(folder.dir, error);
-    if (ours || empty || (status.st_mode & S_IXOTH) != 0) return {};
-    return Error{
-        Errc::permission_denied,
-        fmt::format("state folder '{}' is not empty, and the service's account may not pass it: chmod o+x '{}', or "
-                    "name another folder",
-                    folder.dir, folder.dir)};
+    if (!std::filesystem::exists(folder.dir, error) || std::filesystem::is_empty(folder.dir, error)) return true;
+    struct stat dir {};
+    struct stat store {};
+    return ::stat(folder.dir.c_str(), &dir) == 0 && dir.st_uid == ::geteuid() &&
+           ::lstat(folder.store().c_str(), &store) == 0 && S_ISDIR(store.st_mode) && store.st_uid == account.uid;
+}
+
+// A folder of somebody else's is not opened up or closed behind his back; /tmp, for one.
+Result<void> check_foreign_folder(const std::string& dir) {
+    struct stat about {};
+    if (::stat(dir.c_str(), &about) != 0) return errno_error(errno, fmt::format("look at state folder '{}'", dir));
+    std::string why;
+    std::string cure;
+    if (about.st_uid != 0) {
+        why = "does not belong to root";
+        cure = fmt::format("chown root '{}'", dir);
+    } else if ((about.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        why = "can be changed by others than root";
+        cure = fmt::format("chmod go-w '{}'", dir);
+    } else if ((about.st_mode & S_IXOTH) == 0) {
+        why = "cannot be passed by the service's account";
+        cure = fmt::format("chmod o+x '{}'", dir);
+    }
+    if (why.empty()) return {};
+    return Error{Errc::permission_denied,
+                 fmt::format("state folder '{}' holds other things and {}: {}, or name an empty one", dir, why, cure)};
 }
 
 }  // namespace
@@ -87,14 +103,15 @@ Result<Account> service_account() {
 
 Result<void> ensure_state_folder(const StateFolder& folder, const Account& account) {
     const bool root = ::geteuid() == 0;
-    if (root) TRY(check_foreign_folder(folder));
+    const bool ours = is_ours(folder, account);
+    if (root && !ours) TRY(check_foreign_folder(folder.dir));
     std::error_code error;
     for (const std::string& path : {folder.dir, folder.run}) {
         std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
         if (error) return Error{Errc::internal, fmt::format("make the folders above '{}': {}", path, error.message())};
     }
-    const std::array<FolderRule, 6> rules = {{
-        {folder.dir, 0, 0, 0711},
+    if (ours) TRY(ensure_folder({folder.dir, 0, 0, 0711}, root));
+    const std::array<FolderRule, 5> rules = {{
         {folder.store(), account.uid, account.gid, 0700},
         {folder.run, account.uid, account.gid, 0750},
         {folder.actors(), 0, 0, 0755},

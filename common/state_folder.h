@@ -46,11 +46,13 @@ struct Account {
 // not root, ourselves.
 Result<Account> service_account();
 
-// Makes all of it, idempotent. As root: with the owners above; refuses (permission_denied, with the
-// chmod to run) a DIR that was not empty and not ours and that others could not traverse.
+// Makes all of it, idempotent; as root with the owners above. A DIR that holds other things already
+// stays as it is, and is refused (permission_denied, with the command to run) where the account
+// could not pass through it or somebody but root could change it.
 Result<void> ensure_state_folder(const StateFolder& folder, const Account& account);
 
-// Takes DIR/store/lock (flock, close-on-exec) for the life of the process; in_use names the holder's pid.
+// Takes DIR/store/lock (flock, close-on-exec) for the life of the process; in_use names the holder's
+// pid. After drop_privileges, as the file belongs to who makes it.
 Result<int> lock_store(const StateFolder& folder);
 
 // For good: uid, gid, groups, every capability set, no_new_privs. Does nothing when not root.
