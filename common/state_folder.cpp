@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <csignal>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -144,6 +145,10 @@ Result<int> lock_store(const StateFolder& folder) {
 
 Result<void> drop_privileges(const Account& account) {
     if (::geteuid() != 0) return {};
+    // The kernel forgets it when the uid changes.
+    int parent_death_signal = 0;
+    const pid_t parent = ::getppid();
+    ::prctl(PR_GET_PDEATHSIG, &parent_death_signal);
     // The bounding set can only be emptied while we still may; the rest goes with the uid.
     capng_clear(CAPNG_SELECT_ALL);
     if (capng_apply(CAPNG_SELECT_BOUNDS) != 0) return Error{Errc::internal, "drop the capability bounding set"};
@@ -156,6 +161,9 @@ Result<void> drop_privileges(const Account& account) {
         return errno_error(errno, "drop ambient capabilities");
     if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return errno_error(errno, "no_new_privs");
     if (::setuid(0) == 0) return Error{Errc::internal, "drop privileges: root could be had again"};
+    if (parent_death_signal == 0) return {};
+    if (::prctl(PR_SET_PDEATHSIG, parent_death_signal) != 0) return errno_error(errno, "keep the parent-death signal");
+    if (::getppid() != parent) ::raise(parent_death_signal);  // It died in between.
     return {};
 }
 

@@ -55,7 +55,8 @@ Result<void> ensure_state_folder(const StateFolder& folder, const Account& accou
 // pid. After drop_privileges, as the file belongs to who makes it.
 Result<int> lock_store(const StateFolder& folder);
 
-// For good: uid, gid, groups, every capability set, no_new_privs. Does nothing when not root.
+// For good: uid, gid, groups, every capability set, no_new_privs. Does nothing when not root. A
+// parent-death signal that was asked for stays in force.
 // Closes nothing; the caller has opened nothing above stderr that the account could not open.
 Result<void> drop_privileges(const Account& account);
 
