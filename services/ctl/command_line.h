@@ -1,0 +1,76 @@
+// The words of the command line: which commands there are, what each takes, and how a wrong one is
+// told. Parsing is pure: it fills a CommandLine and starts nothing.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "services/ctl/session.h"
+
+namespace cowslip::ctl {
+
+// All that any command takes; each uses its part. Sizes and labels are still text here.
+struct Arguments {
+    std::string id;
+    std::vector<std::string> ids;
+    std::string parent;
+    std::string size;
+    std::string fs;
+    std::vector<std::string> labels;
+    std::string holder;
+    std::string mount_label;
+    bool get = false;
+    bool read_only = false;
+    bool wait = false;
+    bool must_exist = false;
+    bool force = false;
+    bool remove = false;
+    bool all_holders = false;
+
+    std::string pool_name;
+    std::string loop_size;
+    std::string metadata_size;
+    std::string block_size;
+    std::string data_device;
+    std::string metadata_device;
+    std::string adopt;
+    bool accept_no_zeroing = false;
+
+    std::string operation;
+    std::string since;  // A number; empty is not 0.
+    bool follow = false;
+    std::string message_type;
+    std::string message_body;
+    std::string pattern;
+    std::string tar;
+
+    unsigned device_actors = 4;
+    unsigned mount_actors = 4;
+    std::string config;
+};
+
+// A command returns the process's exit code.
+using Action = Result<int> (*)(Session&, const Arguments&);
+
+struct CommandLine {
+    Globals globals;
+    Arguments arguments;
+    Action action = nullptr;
+    std::string text;  // Of --help and --version: to be printed, and nothing else done.
+};
+
+Result<CommandLine> parse_command_line(const std::vector<std::string>& args);
+
+// What there is, for the manual's test: options without their dashes.
+struct CommandDescription {
+    std::string name;  // "rm", "pool create".
+    std::vector<std::string> options;
+};
+std::vector<CommandDescription> describe_commands();
+std::vector<std::string> describe_globals();
+
+// Parses and carries out. `args` is without the program's name.
+int run(const std::vector<std::string>& args, Console& console, StopSignal& stop);
+
+}  // namespace cowslip::ctl

@@ -1,0 +1,121 @@
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "services/ctl/commands.h"
+
+namespace cowslip::ctl {
+
+namespace {
+
+// All pages of it.
+Result<std::vector<schemas::Volume>> list_all(Session& session, const schemas::Labels& labels) {
+    std::vector<schemas::Volume> volumes;
+    schemas::VolumeList request;
+    request.labels = labels;
+    while (true) {
+        auto page = TRY(session.call(request, "list volumes"));
+        for (auto& volume : page.volumes) volumes.push_back(std::move(volume));
+        if (!page.more || page.volumes.empty()) return volumes;
+        request.after = volumes.back().id;
+    }
+}
+
+Json json_of(const std::vector<schemas::Volume>& volumes) {
+    Json array = Json::array();
+    for (const auto& volume : volumes) array.push_back(to_json(volume));
+    return array;
+}
+
+// Dashes for a person where there is nothing; nothing in a pipe.
+std::string or_dash(const Console& console, const std::string& text) {
+    return text.empty() && console.out_is_terminal ? "-" : text;
+}
+
+}  // namespace
+
+Result<int> volume_list(Session& session, const Arguments& arguments) {
+    const auto labels = TRY(parse_labels(arguments.labels));
+    const auto volumes = TRY(list_all(session, labels));
+    const Console& console = session.console();
+    if (console.json) {
+        console.print(json_of(volumes));
+        return 0;
+    }
+    Table table({"ID", "PARENT", "STATE", "SIZE", "FS", "LEASES", "CREATED"});
+    for (const auto& volume : volumes) {
+        table.add({volume.id, or_dash(console, volume.parent), volume.state, console.size(volume.size_bytes), volume.fs,
+                   std::to_string(volume.leases.size()), volume.created_at});
+    }
+    table.print(console);
+    return 0;
+}
+
+Result<int> volume_show(Session& session, const Arguments& arguments) {
+    const auto volume =
+        TRY(session.call(schemas::VolumeShow{.id = arguments.id}, fmt::format("show '{}'", arguments.id)));
+    const Console& console = session.console();
+    if (console.json) {
+        console.print(to_json(volume));
+        return 0;
+    }
+    Table table;
+    table.add({"id", volume.id});
+    table.add({"parent", or_dash(console, volume.parent)});
+    table.add({"kind", volume.kind});
+    table.add({"state", volume.state});
+    table.add({"thin id", std::to_string(volume.thin_id)});
+    table.add({"transaction id", std::to_string(volume.transaction_id)});
+    table.add({"size", console.size(volume.size_bytes)});
+    table.add({"fs", volume.fs});
+    table.add({"created", volume.created_at});
+    for (const auto& [key, value] : volume.labels) table.add({"label", key + "=" + value});
+    for (const auto& lease : volume.leases) table.add({"lease", lease.holder + " " + lease.mode});
+    table.add({"device", or_dash(console, volume.device.value_or(""))});
+    table.add({"mount", or_dash(console, volume.mount.value_or(""))});
+    table.print(console);
+    return 0;
+}
+
+Result<int> volume_tree(Session& session, const Arguments& /*arguments*/) {
+    const auto volumes = TRY(list_all(session, {}));
+    const Console& console = session.console();
+    if (console.json) {
+        console.print(json_of(volumes));
+        return 0;
+    }
+    Table table({"VOLUME", "SIZE", "STATE", "LEASES", "MOUNT"});
+    for (const auto& line : tree_lines(volumes)) {
+        const auto& volume = *line.volume;
+        table.add({line.branch + volume.id, console.size(volume.size_bytes), volume.state,
+                   std::to_string(volume.leases.size()), or_dash(console, volume.mount.value_or(""))});
+    }
+    table.print(console);
+    return 0;
+}
+
+Result<int> lease_list(Session& session, const Arguments& /*arguments*/) {
+    const Console& console = session.console();
+    Json array = Json::array();
+    Table table({"ID", "HOLDER", "MODE", "PATH", "TAKEN"});
+    schemas::LeaseList request;
+    for (bool more = true; more;) {
+        const auto page = TRY(session.call(request, "list leases"));
+        for (const auto& lease : page.leases) {
+            array.push_back(to_json(lease));
+            table.add({lease.id, lease.holder, lease.mode, lease.path, lease.taken_at});
+        }
+        more = page.more && !page.leases.empty();
+        if (!more) break;
+        request.after_id = page.leases.back().id;
+        request.after_holder = page.leases.back().holder;
+    }
+    if (console.json) {
+        console.print(array);
+    } else {
+        table.print(console);
+    }
+    return 0;
+}
+
+}  // namespace cowslip::ctl

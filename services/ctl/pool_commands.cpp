@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+
+#include "common/size.h"
+#include "services/ctl/commands.h"
+#include "services/ctl/device_list.h"
+
+namespace cowslip::ctl {
+
+namespace {
+
+std::string share(const Console& console, const schemas::Usage& usage) {
+    if (usage.total_bytes == 0) return "-";
+    // In steps that cannot overflow, and never 100 % while a byte is free.
+    const auto percent =
+        static_cast<unsigned>(static_cast<double>(usage.used_bytes) * 100.0 / static_cast<double>(usage.total_bytes));
+    return fmt::format("{} of {} ({}%)", console.size(usage.used_bytes), console.size(usage.total_bytes), percent);
+}
+
+Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply& pool) {
+    if (console.json) {
+        console.print(to_json(pool));
+        return 0;
+    }
+    Table table;
+    table.add({"name", pool.name});
+    table.add({"uuid", pool.uuid});
+    table.add({"state", pool.state});
+    table.add({"mode", pool.mode + (pool.needs_check ? " needs_check" : "")});
+    table.add({"data", share(console, pool.data)});
+    table.add({"metadata", share(console, pool.metadata)});
+    table.add({"block size", console.size(pool.block_size_bytes)});
+    table.add({"volumes", std::to_string(pool.volumes)});
+    table.add({"snapshots taken", fmt::format("{} of 16777215", pool.snapshots_taken)});
+    table.add({"transaction id", std::to_string(pool.transaction_id)});
+    table.add({"low water", fmt::format("{} blocks", pool.low_water)});
+    table.add({"backing", pool.backing});
+    table.add({"data device", pool.data_device});
+    table.add({"metadata device", pool.metadata_device});
+    for (const auto& warning : pool.warnings) table.add({"warning", warning});
+    table.print(console);
+    return 0;
+}
+
+// A pool just made or started: a word for a person, and its state as JSON.
+Result<int> print_ready_pool(const Console& console, const schemas::PoolStatus::Reply& pool) {
+    if (console.json) return print_pool(console, pool);
+    console.note(fmt::format("pool '{}' is {}, {} of data; next: cowslip create ID", pool.name, pool.state,
+                             console.size(pool.data.total_bytes)));
+    return 0;
+}
+
+}  // namespace
+
+Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments) {
+    const bool pair = !arguments.data_device.empty() || !arguments.metadata_device.empty();
+    const int ways = (arguments.loop_size.empty() ? 0 : 1) + (pair ? 1 : 0) + (arguments.adopt.empty() ? 0 : 1);
+    if (ways != 1) {
+        return Error{Errc::invalid_argument,
+                     "pool create: give one of --loop SIZE, --data DEV with --metadata DEV, or --adopt DMNAME"};
+    }
+    if (pair && (arguments.data_device.empty() || arguments.metadata_device.empty())) {
+        return Error{Errc::invalid_argument, "pool create: --data and --metadata go together"};
+    }
+    if (!arguments.metadata_size.empty() && arguments.loop_size.empty()) {
+        return Error{Errc::invalid_argument, "pool create: --metadata-size belongs to --loop"};
+    }
+    if (!arguments.block_size.empty() && !arguments.adopt.empty()) {
+        return Error{Errc::invalid_argument, "pool create: an adopted pool has its block size already"};
+    }
+    schemas::PoolCreate request;
+    request.name = arguments.pool_name;
+    if (!arguments.loop_size.empty()) request.loop_bytes = TRY(parse_size(arguments.loop_size));
+    if (!arguments.metadata_size.empty()) request.metadata_bytes = TRY(parse_size(arguments.metadata_size));
+    if (!arguments.block_size.empty()) request.block_size_bytes = TRY(parse_size(arguments.block_size));
+    request.data_device = arguments.data_device;
+    request.metadata_device = arguments.metadata_device;
+    request.adopt = arguments.adopt;
+    request.force = arguments.force;
+    request.accept_no_zeroing = arguments.accept_no_zeroing;
+    return request;
+}
+
+Result<int> pool_create(Session& session, const Arguments& arguments) {
+    const auto request = TRY(make_pool_create(arguments));
+    // What is not ours yet is for root to give, by name, to the actors themselves.
+    const std::string& state = session.place().state;
+    if (!request.data_device.empty()) TRY(allow_devices(state, {request.data_device, request.metadata_device}));
+    if (!request.adopt.empty()) TRY(allow_devices(state, {"/dev/mapper/" + request.adopt}));
+    return print_ready_pool(session.console(), TRY(session.call(request, "create the pool")));
+}
+
+Result<int> pool_status(Session& session, const Arguments& /*arguments*/) {
+    return print_pool(session.console(), TRY(session.call(schemas::PoolStatus{}, "read the pool's status")));
+}
+
+Result<int> pool_start(Session& session, const Arguments& /*arguments*/) {
+    return print_ready_pool(session.console(), TRY(session.call(schemas::PoolStart{}, "start the pool")));
+}
+
+}  // namespace cowslip::ctl

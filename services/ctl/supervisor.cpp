@@ -1,0 +1,263 @@
+#include "services/ctl/supervisor.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pwd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "common/bus.h"
+#include "common/size.h"
+
+namespace cowslip::ctl {
+
+namespace {
+
+using std::chrono::duration_cast;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kLongestBackoff{5000};
+constexpr milliseconds kForgiven{10000};
+constexpr milliseconds kDoorInterval{20};     // Between looks at a door that is not open yet.
+constexpr milliseconds kStopPatience{12000};  // A service has 10 s to end what it has in hand.
+
+// In the child: nothing but calls that are safe after fork. Returns only if the program cannot run.
+void become(char* const* arguments, pid_t parent) {
+    setpgid(0, 0);  // A Ctrl-C is for us: we stop them in order.
+    // Not orphaned, to fight the next `up`, should we be killed.
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) return;
+    signal(SIGPIPE, SIG_DFL);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null >= 0) dup2(null, STDIN_FILENO);
+    execv(arguments[0], arguments);
+}
+
+std::string death(int status) {
+    if (WIFSIGNALED(status)) return fmt::format("was killed by signal {}", WTERMSIG(status));
+    return fmt::format("ended with status {}", WEXITSTATUS(status));
+}
+
+std::string account_name(uid_t uid) {
+    const passwd* entry = getpwuid(uid);
+    return entry == nullptr ? fmt::format("uid {}", uid) : entry->pw_name;
+}
+
+bool is_door_of(pid_t pid, const std::string& socket) {
+    const auto server = ClientSocket::server(socket);
+    return server && server->pid == pid;
+}
+
+}  // namespace
+
+milliseconds Backoff::after_death(milliseconds lived) {
+    if (lived >= kForgiven) deaths_ = 0;
+    const unsigned deaths = deaths_++;
+    if (deaths == 0) return milliseconds(0);
+    return std::min(milliseconds(100) * (1U << std::min(deaths - 1, 10U)), kLongestBackoff);
+}
+
+std::string Supervisor::Service::name() const {
+    return arguments[0].substr(arguments[0].rfind('/') + 1);
+}
+
+Supervisor::Supervisor(Plan plan, const Console& console, StopSignal& stop)
+    : plan_(std::move(plan)), console_(console), stop_(stop) {
+    services_.emplace_back().arguments = plan_.manager;
+    for (const auto& arguments : plan_.actors) services_.emplace_back().arguments = arguments;
+}
+
+Supervisor::~Supervisor() {
+    for (const auto& service : services_) {
+        if (service.pid <= 0) continue;
+        kill(service.pid, SIGKILL);
+        waitpid(service.pid, nullptr, 0);
+    }
+}
+
+Result<void> Supervisor::run() {
+    services_.front().due = Clock::now();
+    Result<void> result;
+    while (result && stop_.caught() == 0) {
+        result = start_what_is_due();
+        if (!result) break;
+        wait(ready_ ? time_to_next() : std::min(kDoorInterval, time_to_next()));
+        result = take_deaths();
+        if (result && !ready_) watch_doors();
+    }
+    stop_all();
+    return result;
+}
+
+Result<void> Supervisor::start(Service& service) {
+    std::vector<char*> arguments;
+    for (auto& argument : service.arguments) arguments.push_back(argument.data());
+    arguments.push_back(nullptr);
+    const pid_t parent = getpid();
+    const pid_t child = fork();
+    if (child < 0) return errno_error(errno, fmt::format("start {}", service.name()));
+    if (child == 0) {
+        become(arguments.data(), parent);
+        _exit(127);
+    }
+    service.pid = child;
+    service.started = Clock::now();
+    service.due.reset();
+    // By number: glibc 2.36 declares the function for C only.
+    service.handle = Fd(static_cast<int>(syscall(SYS_pidfd_open, child, 0)));
+    if (!service.handle) return errno_error(errno, fmt::format("watch {}", service.name()));
+    return {};
+}
+
+Result<void> Supervisor::start_what_is_due() {
+    const auto now = Clock::now();
+    for (auto& service : services_) {
+        if (service.due && *service.due <= now) TRY(start(service));
+    }
+    return {};
+}
+
+// Which of the manager's doors are open, and what follows from it.
+void Supervisor::watch_doors() {
+    const pid_t manager = services_.front().pid;
+    if (manager <= 0) return;
+    if (!actors_wanted_ && is_door_of(manager, plan_.folder.actors_socket())) {
+        actors_wanted_ = true;
+        for (auto& service : services_) {
+            if (service.pid <= 0 && !service.due) service.due = Clock::now();
+        }
+    }
+    const auto server = ClientSocket::server(plan_.folder.clients_socket());
+    if (!server || server->pid != manager) return;
+    ready_ = true;
+    say_ready(server->uid);
+}
+
+Result<void> Supervisor::take_deaths() {
+    for (auto& service : services_) {
+        int status = 0;
+        if (service.pid <= 0 || waitpid(service.pid, &status, WNOHANG) != service.pid) continue;
+        TRY(take_death(service, status));
+    }
+    return {};
+}
+
+Result<void> Supervisor::take_death(Service& service, int status) {
+    const pid_t pid = std::exchange(service.pid, -1);
+    service.handle.close();
+    const bool manager = &service == &services_.front();
+    if (manager && !was_ready_ && WIFEXITED(status)) {
+        // It has said why, and would say it again: an operator must act.
+        const int code = WEXITSTATUS(status);
+        if (code == exit_code(Errc::in_use)) {
+            return Error{Errc::in_use,
+                         fmt::format("start the service in '{}': another one serves this folder; stop that "
+                                     "one, or use it with --state",
+                                     plan_.folder.dir)};
+        }
+        Error error{Errc::unavailable,
+                    fmt::format("start the service in '{}': {} {}", plan_.folder.dir, service.name(), death(status))};
+        if (code == 127) error.code = Errc::not_found;
+        return error;
+    }
+    if (manager) ready_ = false;
+    const auto lived = duration_cast<milliseconds>(Clock::now() - service.started);
+    const auto delay = service.backoff.after_death(lived);
+    service.due = Clock::now() + delay;
+    say(fmt::format("{} (pid {}) {} after {}; starting it again{}", service.name(), pid, death(status),
+                    format_duration(lived), delay.count() == 0 ? "" : " in " + format_duration(delay)));
+    return {};
+}
+
+void Supervisor::wait(milliseconds most) {
+    std::vector<pollfd> handles{{.fd = stop_.fd(), .events = POLLIN, .revents = 0}};
+    for (const auto& service : services_) {
+        if (service.handle) handles.push_back({.fd = service.handle.get(), .events = POLLIN, .revents = 0});
+    }
+    poll(handles.data(), handles.size(), static_cast<int>(most.count()));
+}
+
+milliseconds Supervisor::time_to_next() const {
+    auto most = milliseconds(60000);
+    for (const auto& service : services_) {
+        if (!service.due) continue;
+        const auto left = std::chrono::ceil<milliseconds>(*service.due - Clock::now());
+        most = std::clamp(left, milliseconds(0), most);
+    }
+    return most;
+}
+
+// The manager first: it takes no new work, ends what is in the actors' hands, and answers its clients.
+void Supervisor::stop_all() {
+    for (auto& service : services_) service.due.reset();
+    stop_some(0, 1);
+    stop_some(1, services_.size());
+    for (auto& service : services_) {
+        if (service.pid <= 0) continue;
+        say(fmt::format("{} (pid {}) does not stop: killed", service.name(), service.pid));
+        kill(service.pid, SIGKILL);
+        waitpid(service.pid, nullptr, 0);
+        service.pid = -1;
+        service.handle.close();
+    }
+}
+
+void Supervisor::stop_some(std::size_t first, std::size_t last) {
+    for (std::size_t i = first; i < last; ++i) {
+        if (services_[i].pid > 0) kill(services_[i].pid, SIGTERM);
+    }
+    const auto deadline = Clock::now() + kStopPatience;
+    const auto some_run = [&] {
+        return std::any_of(services_.begin() + static_cast<std::ptrdiff_t>(first),
+                           services_.begin() + static_cast<std::ptrdiff_t>(last),
+                           [](const Service& service) { return service.pid > 0; });
+    };
+    while (some_run() && Clock::now() < deadline && !stop_.caught_again()) {
+        wait(std::chrono::ceil<milliseconds>(deadline - Clock::now()));
+        for (auto& service : services_) {
+            if (service.pid <= 0 || waitpid(service.pid, nullptr, WNOHANG) != service.pid) continue;
+            service.pid = -1;
+            service.handle.close();
+        }
+    }
+}
+
+void Supervisor::say(const std::string& message) const {
+    if (!console_.json) console_.err << "cowslip up: " << printable(message) << std::endl;
+}
+
+void Supervisor::say_ready(uid_t account) {
+    const std::string name = account_name(account);
+    if (std::exchange(was_ready_, true)) {
+        say(fmt::format("{} (pid {}) answers again", services_.front().name(), services_.front().pid));
+        return;
+    }
+    if (console_.json) {
+        console_.print_line(dump(Json{{"ready", true},
+                                      {"state", plan_.folder.dir},
+                                      {"socket", plan_.folder.clients_socket()},
+                                      {"pid", services_.front().pid},
+                                      {"account", name},
+                                      {"actors", plan_.actors.size()}},
+                                 false));
+        return;
+    }
+    console_.print_line(fmt::format("ready: the service in '{}' answers; {} (pid {}) runs as {}{}; {} actors",
+                                    printable(plan_.folder.dir), services_.front().name(), services_.front().pid, name,
+                                    account == 0 ? ", which is not safe" : "", plan_.actors.size()));
+}
+
+}  // namespace cowslip::ctl

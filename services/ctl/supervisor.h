@@ -1,0 +1,84 @@
+// The services of one state folder as children in the foreground: started in order, started again
+// when they die, stopped in order. One thread, one poll loop.
+//
+// Order matters at the start: actors say HELLO to whoever listens at actors.sock, so none is started
+// before that is our own manager. A manager that finds the folder taken gives up, and we with it,
+// without having lent our actors to the other service.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/files.h"
+#include "common/result.h"
+#include "common/state_folder.h"
+#include "services/ctl/output.h"
+#include "services/ctl/stop_signal.h"
+
+namespace cowslip::ctl {
+
+// How long a service that died waits for its next start: not at all, then 100 ms, doubling to 5 s.
+// One that lived for 10 s is forgiven.
+class Backoff {
+public:
+    std::chrono::milliseconds after_death(std::chrono::milliseconds lived);
+
+private:
+    unsigned deaths_ = 0;
+};
+
+class Supervisor {
+public:
+    struct Plan {
+        StateFolder folder;
+        std::vector<std::string> manager;              // Program and arguments.
+        std::vector<std::vector<std::string>> actors;  // Likewise, each.
+    };
+
+    Supervisor(Plan plan, const Console& console, StopSignal& stop);
+    Supervisor(const Supervisor&) = delete;
+    Supervisor& operator=(const Supervisor&) = delete;
+    ~Supervisor();  // Kills what still runs; nothing does after run().
+
+    // Until a stop signal; then all are stopped, and it is a success. Fails if the manager gives up
+    // before it was ever ready.
+    Result<void> run();
+
+private:
+    using Clock = std::chrono::steady_clock;
+    struct Service {
+        std::vector<std::string> arguments;
+        pid_t pid = -1;
+        Fd handle;  // pidfd: readable when it has died.
+        Clock::time_point started;
+        std::optional<Clock::time_point> due;  // Of its next start.
+        Backoff backoff;
+        std::string name() const;
+    };
+
+    Result<void> start(Service& service);
+    Result<void> start_what_is_due();
+    void watch_doors();
+    Result<void> take_deaths();
+    Result<void> take_death(Service& service, int status);
+    void wait(std::chrono::milliseconds most);
+    std::chrono::milliseconds time_to_next() const;
+    void stop_all();
+    void stop_some(std::size_t first, std::size_t last);
+    void say(const std::string& message) const;
+    void say_ready(uid_t account);
+
+    Plan plan_;
+    const Console& console_;
+    StopSignal& stop_;
+    std::vector<Service> services_;  // The manager first.
+    bool actors_wanted_ = false;
+    bool ready_ = false;
+    bool was_ready_ = false;
+};
+
+}  // namespace cowslip::ctl

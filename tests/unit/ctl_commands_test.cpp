@@ -1,0 +1,303 @@
+// Whole commands, from their words to what is printed, against the other end of the wire.
+
+#include <csignal>
+#include <sstream>
+
+#include <catch2/catch.hpp>
+
+#include "services/ctl/command_line.h"
+#include "services/ctl/json.h"
+#include "tests/fakes/scripted_manager.h"
+#include "tests/fakes/temporary_folder.h"
+
+namespace cowslip::ctl {
+
+namespace {
+
+using namespace schemas;
+
+struct Ran {
+    int code = 0;
+    std::string out;
+    std::string err;
+};
+
+struct Fixture {
+    Ran run(std::vector<std::string> args) {
+        args.insert(args.begin(), {"--socket", folder / "clients.sock"});
+        std::ostringstream out;
+        std::ostringstream err;
+        Console console{.out = out, .err = err, .out_is_terminal = terminal, .err_is_terminal = terminal};
+        auto stop = StopSignal::watch();
+        const int code = ctl::run(args, console, *stop);
+        return {code, out.str(), err.str()};
+    }
+    TemporaryFolder folder;
+    ScriptedManager manager{folder.path()};
+    bool terminal = false;
+};
+
+Volume example_volume() {
+    Volume volume;
+    volume.id = "web";
+    volume.parent = "base";
+    volume.kind = "volume";
+    volume.state = "ready";
+    volume.thin_id = 7;
+    volume.transaction_id = 4294967297;
+    volume.size_bytes = std::uint64_t{10} << 30U;
+    volume.fs = "ext4";
+    volume.created_at = "2026-11-23T08:00:00.000Z";
+    volume.labels = {{"user", "ada"}};
+    volume.leases = {{"me", "mounted_rw"}};
+    volume.mount = "/s/mnt/web/rootfs";
+    return volume;
+}
+
+const std::string kExampleJson =
+    R"({"id":"web","parent":"base","kind":"volume","state":"ready","thin_id":7,"transaction_id":4294967297,)"
+    R"("size_bytes":10737418240,"fs":"ext4","created_at":"2026-11-23T08:00:00.000Z","labels":{"user":"ada"},)"
+    R"("leases":[{"holder":"me","mode":"mounted_rw"}],"device":null,"mount":"/s/mnt/web/rootfs"})";
+
+}  // namespace
+
+TEST_CASE_METHOD(Fixture, "show prints the keys that scripts read, null where absent", "[ctl]") {
+    manager.on<VolumeShow>([](const VolumeShow& request) -> Result<Volume> {
+        CHECK(request.id == "web");
+        return example_volume();
+    });
+    manager.start();
+    const auto ran = run({"show", "web", "--json"});
+    CHECK(ran.code == 0);
+    CHECK(ran.out == kExampleJson + "\n");
+    CHECK(ran.err.empty());
+    CHECK_THAT(run({"show", "web"}).out, Catch::Contains("size\t10 GiB\n") && Catch::Contains("device\t\n"));
+    CHECK_THAT(run({"show", "web", "--bytes"}).out, Catch::Contains("size\t10737418240\n"));
+}
+
+TEST_CASE_METHOD(Fixture, "ls asks for page after page and prints an array of what show prints", "[ctl]") {
+    manager.on<VolumeList>([](const VolumeList& request) -> Result<VolumeList::Reply> {
+        CHECK(request.labels == Labels{{"user", "ada"}});
+        VolumeList::Reply reply{{example_volume()}, request.after != "c"};
+        reply.volumes[0].id = request.after.empty() ? "b" : request.after == "b" ? "c" : "d";
+        return reply;
+    });
+    manager.start();
+    const auto ran = run({"ls", "--filter", "user=ada", "--json"});
+    const auto array = Json::parse(ran.out);
+    REQUIRE(array.size() == 3);
+    CHECK(array[2]["id"] == "d");
+    CHECK(array[0]["leases"][0]["holder"] == "me");
+    CHECK_THAT(run({"ls", "--filter", "user=ada"}).out,
+               Catch::StartsWith("b\tbase\tready\t10 GiB\text4\t1\t2026-11-23T08:00:00.000Z\nc\t"));
+}
+
+TEST_CASE_METHOD(Fixture, "an empty pool lists nothing, as text and as JSON", "[ctl]") {
+    manager.on<VolumeList>([](const VolumeList&) -> Result<VolumeList::Reply> { return VolumeList::Reply{}; });
+    manager.start();
+    CHECK(run({"ls"}).out.empty());
+    CHECK(run({"ls", "--json"}).out == "[]\n");
+    CHECK(run({"tree"}).out.empty());
+}
+
+TEST_CASE_METHOD(Fixture, "pool status has its spaces as objects", "[ctl]") {
+    manager.on<PoolStatus>([](const PoolStatus&) -> Result<PoolStatus::Reply> {
+        PoolStatus::Reply pool;
+        pool.name = "default";
+        pool.mode = "rw";
+        pool.data = {1, 2};
+        pool.metadata = {3, 4};
+        return pool;
+    });
+    manager.start();
+    const auto json = Json::parse(run({"--json", "pool", "status"}).out);
+    CHECK(json["data"] == Json{{"used_bytes", 1}, {"total_bytes", 2}});
+    CHECK(json["metadata"]["total_bytes"] == 4);
+    for (const auto* key : {"name", "uuid", "mode", "needs_check", "transaction_id", "block_size_bytes", "volumes",
+                            "snapshots_taken", "low_water"}) {
+        CAPTURE(key);
+        CHECK(json.contains(key));
+    }
+    CHECK_THAT(run({"pool", "status"}).out, Catch::Contains("data\t1 B of 2 B (50%)\n"));
+}
+
+TEST_CASE_METHOD(Fixture, "create is silent in a script, and prints the path it got", "[ctl]") {
+    manager.on<VolumeCreate>([](const VolumeCreate& request) -> Result<VolumeCreate::Reply> {
+        return VolumeCreate::Reply{example_volume(), request.get ? "/s/mnt/web/rootfs" : ""};
+    });
+    manager.start();
+    const auto silent = run({"create", "web"});
+    CHECK((silent.code == 0 && silent.out.empty() && silent.err.empty()));
+    CHECK(run({"create", "web", "--get"}).out == "/s/mnt/web/rootfs\n");
+    CHECK(run({"create", "web", "--json"}).out == kExampleJson + "\n");
+    CHECK(Json::parse(run({"create", "web", "--get", "--json"}).out)["path"] == "/s/mnt/web/rootfs");
+    terminal = true;
+    const auto shown = run({"create", "web"});
+    CHECK((shown.out.empty() && shown.err.find("next: cowslip get") != std::string::npos));
+}
+
+TEST_CASE_METHOD(Fixture, "get prints the path and attach the device, alone", "[ctl]") {
+    manager.on<VolumeGet>([](const VolumeGet& request) -> Result<VolumeGet::Reply> {
+        CHECK((request.holder == "me" && request.read_only && request.mount_label == "l"));
+        return VolumeGet::Reply{"/s/mnt/web/rootfs", true};
+    });
+    manager.on<VolumeAttach>([](const VolumeAttach& request) -> Result<VolumeAttach::Reply> {
+        CHECK((request.holder.empty() && !request.read_only));
+        return VolumeAttach::Reply{"/dev/mapper/x", true};
+    });
+    manager.start();
+    CHECK(run({"get", "web", "--read-only", "--holder", "me", "--mount-label", "l"}).out == "/s/mnt/web/rootfs\n");
+    CHECK(run({"attach", "web"}).out == "/dev/mapper/x\n");
+    CHECK(run({"attach", "web", "--json"}).out == "{\"device\":\"/dev/mapper/x\",\"changed\":true}\n");
+}
+
+TEST_CASE_METHOD(Fixture, "put passes on what was asked", "[ctl]") {
+    manager.on<VolumePut>([](const VolumePut& request) -> Result<VolumePut::Reply> {
+        CHECK((request.remove && request.force && request.all_holders && !request.filled));
+        return VolumePut::Reply{true};
+    });
+    manager.start();
+    CHECK(run({"put", "web", "--rm", "--force", "--all-holders", "--json"}).out == "{\"changed\":true}\n");
+}
+
+TEST_CASE_METHOD(Fixture, "exists answers with its exit code", "[ctl]") {
+    manager.on<VolumeExists>([](const VolumeExists& request) -> Result<VolumeExists::Reply> {
+        return VolumeExists::Reply{request.id == "yes"};
+    });
+    manager.start();
+    CHECK(run({"exists", "yes"}).code == 0);
+    const auto no = run({"exists", "no"});
+    CHECK((no.code == 1 && no.out.empty() && no.err.empty()));
+    CHECK(run({"exists", "no", "--json"}).out == "{\"exists\":false}\n");
+}
+
+TEST_CASE_METHOD(Fixture, "an error of the service is told with its code and details", "[ctl]") {
+    manager.on<VolumeGet>([](const VolumeGet&) -> Result<VolumeGet::Reply> {
+        return Error{Errc::in_use, "get 'web': mounted otherwise", {{"holders", {"me"}}}};
+    });
+    manager.start();
+    const auto json = run({"get", "web", "--json"});
+    CHECK(json.code == 5);
+    CHECK(json.out.empty());
+    CHECK(json.err ==
+          "{\"error\":{\"code\":\"in_use\",\"message\":\"get 'web': mounted "
+          "otherwise\",\"details\":{\"holders\":[\"me\"]}}}\n");
+    CHECK(run({"get", "web"}).err == "error: get 'web': mounted otherwise\n  holders: me\n");
+}
+
+TEST_CASE_METHOD(Fixture, "what was accepted and goes on is exit code 8 and says how to wait", "[ctl]") {
+    manager.on_raw(VolumeCreate::kType, [](const Request&) { return Result<std::string>(encode(Accepted{true, 42})); });
+    manager.start();
+    const auto ran = run({"create", "web"});
+    CHECK(ran.code == 8);
+    CHECK_THAT(ran.err, Catch::Contains("cowslip wait 42"));
+    const auto json = Json::parse(run({"create", "web", "--json"}).err);
+    CHECK(json["error"]["code"] == "timed_out");
+    CHECK(json["error"]["details"]["operation"][0] == "42");
+}
+
+TEST_CASE_METHOD(Fixture, "a request without an answer ends in its time and names its id", "[ctl]") {
+    manager.on_raw(VolumeRemove::kType, [](const Request&) { return std::nullopt; });
+    manager.on_raw(VolumeGet::kType, [](const Request&) { return std::nullopt; });
+    manager.start();
+    const auto ran = run({"get", "web", "--timeout", "300ms", "--request-id", "my-id"});
+    CHECK(ran.code == 8);
+    CHECK_THAT(ran.err, Catch::Contains("--request-id my-id"));
+    CHECK(run({"rm", "web", "--timeout", "300ms"}).code == 8);
+}
+
+TEST_CASE_METHOD(Fixture, "an interrupted request says what goes on, with exit code 130", "[ctl]") {
+    manager.on_raw(VolumeGet::kType, [](const Request&) -> std::optional<Result<std::string>> {
+        ::kill(::getpid(), SIGINT);  // Blocked, and looked for between two steps.
+        return std::nullopt;
+    });
+    auto mask = StopSignal::watch();  // Blocked before the other thread is made.
+    manager.start();
+    const auto ran = run({"get", "web", "--json"});
+    CHECK(ran.code == 130);
+    const auto json = Json::parse(ran.err);
+    CHECK(json["error"]["code"] == "interrupted");
+    CHECK(json["error"]["details"].contains("request_id"));
+}
+
+TEST_CASE_METHOD(Fixture, "rm reports each failure and ends with the first one's code", "[ctl]") {
+    manager.on<VolumeRemove>([](const VolumeRemove& request) -> Result<VolumeRemove::Reply> {
+        if (request.id == "v3") return Error{Errc::in_use, "remove 'v3': held"};
+        if (request.id == "v700") return Error{Errc::internal, "remove 'v700': broken"};
+        return VolumeRemove::Reply{request.id != "v5"};
+    });
+    manager.start();
+    std::vector<std::string> args{"rm", "--json"};
+    for (int i = 0; i < 1000; ++i) args.push_back("v" + std::to_string(i));
+    const auto ran = run(args);
+    CHECK(ran.code == 5);
+    CHECK_THAT(ran.err, Catch::Contains("held") && Catch::Contains("broken"));
+    CHECK(std::count(ran.out.begin(), ran.out.end(), '\n') == 998);
+    CHECK_THAT(ran.out, Catch::Contains("{\"id\":\"v5\",\"existed\":false}\n"));
+    CHECK(manager.types_asked().size() == 1000);
+    CHECK(run({"rm", "a", "b", "--request-id", "x"}).code == 2);
+}
+
+TEST_CASE_METHOD(Fixture, "cleanup names what it left, as in use", "[ctl]") {
+    manager.on<SystemCleanup>([](const SystemCleanup&) -> Result<SystemCleanup::Reply> {
+        return SystemCleanup::Reply{2, {"web: bash (pid 7)"}};
+    });
+    manager.start();
+    const auto ran = run({"cleanup", "--json"});
+    CHECK(ran.code == 5);
+    CHECK(ran.out == "{\"leases_ended\":2,\"left\":[\"web: bash (pid 7)\"]}\n");
+    CHECK_THAT(run({"cleanup"}).err, Catch::Contains("left: web: bash (pid 7)"));
+}
+
+TEST_CASE_METHOD(Fixture, "wait ends with the operation's own error", "[ctl]") {
+    manager.on<OperationWait>([](const OperationWait& request) -> Result<Empty> {
+        if (request.operation == 7) return Error{Errc::no_space, "create 'web': the pool is full"};
+        return Empty{};
+    });
+    manager.start();
+    CHECK(run({"wait", "7"}).code == 6);
+    CHECK(run({"wait", "8"}).code == 0);
+    CHECK(run({"wait", "-1"}).code == 2);
+    CHECK(run({"wait", "8x"}).code == 2);
+}
+
+TEST_CASE_METHOD(Fixture, "bus call sends any message and prints its answer", "[ctl]") {
+    manager.on<VolumeExists>([](const VolumeExists& request) -> Result<VolumeExists::Reply> {
+        return VolumeExists::Reply{request.id == "a"};
+    });
+    manager.start();
+    CHECK(run({"bus", "call", "volume.exists", R"({"id":"a"})"}).out == "{\"exists\":true}\n");
+    CHECK(run({"bus", "call", "volume.exists"}).out == "{\"exists\":false}\n");
+    CHECK(run({"bus", "call", "no.such"}).code == 11);
+    CHECK(run({"bus", "call", "volume.exists", R"({"id":7})"}).code == 2);
+    CHECK(run({"bus", "call", "volume.exists", "nonsense"}).code == 2);
+}
+
+TEST_CASE_METHOD(Fixture, "bus describe shows requests and answers without a service", "[ctl]") {
+    const auto json = Json::parse(run({"bus", "describe", "volume.create"}).out);
+    CHECK(json["request"].contains("filling"));
+    CHECK(json["reply"]["volume"]["leases"][0].contains("holder"));
+    CHECK_THAT(run({"bus", "describe"}).out, Catch::Contains("volume.list\tlabels after limit\tvolumes more\n"));
+    CHECK(run({"bus", "describe", "no.such"}).code == 3);
+}
+
+TEST_CASE("a service that is not there is exit code 7, soon", "[ctl]") {
+    const TemporaryFolder folder;
+    std::ostringstream out;
+    std::ostringstream err;
+    Console console{.out = out, .err = err};
+    auto stop = StopSignal::watch();
+    CHECK(run({"ls", "--state", folder.path(), "--timeout", "200ms"}, console, *stop) == 7);
+    CHECK_THAT(err.str(), Catch::Contains("cowslip up"));
+}
+
+TEST_CASE("a command line that cannot be read is told as JSON where that was asked for", "[ctl]") {
+    std::ostringstream out;
+    std::ostringstream err;
+    Console console{.out = out, .err = err};
+    auto stop = StopSignal::watch();
+    CHECK(run({"creat", "--json"}, console, *stop) == 2);
+    CHECK(Json::parse(err.str())["error"]["code"] == "invalid_argument");
+}
+
+}  // namespace cowslip::ctl
