@@ -42,11 +42,11 @@ std::string status_text(const FakeKernel& kernel, const FakePool& pool, const Th
 
 }  // namespace
 
-DmInfo FakeDeviceMapper::info(dev_t number) const {
+DmInfo FakeDeviceMapper::info(dev_t number, std::uint32_t open_count) const {
     const FakeDmDevice& found = kernel_.devices.at(number);
     return {.device = found.device,
             .number = number,
-            .open_count = kernel_.open_count(number),
+            .open_count = open_count,
             .suspended = found.suspended,
             .read_only = found.live && found.live->read_only,
             .live_table = found.live.has_value(),
@@ -56,13 +56,15 @@ DmInfo FakeDeviceMapper::info(dev_t number) const {
 Result<std::optional<DmInfo>> FakeDeviceMapper::find(const DmDevice& device) {
     const dev_t number = kernel_.number_of(device);
     if (number == 0) return std::optional<DmInfo>{};
-    return std::optional<DmInfo>{info(number)};
+    return std::optional<DmInfo>{info(number, kernel_.open_count(number))};
 }
 
 Result<std::vector<DmInfo>> FakeDeviceMapper::list(std::string_view uuid_prefix) {
     std::vector<DmInfo> found;
+    auto users = kernel_.table_users();
     for (const auto& [number, device] : kernel_.devices) {
-        if (device.device.uuid.starts_with(uuid_prefix)) found.push_back(info(number));
+        if (!device.device.uuid.starts_with(uuid_prefix)) continue;
+        found.push_back(info(number, device.openers + users[device_number(number)]));
     }
     return found;
 }

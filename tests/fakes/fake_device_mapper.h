@@ -24,7 +24,7 @@ public:
     void remove_node(const std::string& name) override;
 
 private:
-    DmInfo info(dev_t number) const;
+    DmInfo info(dev_t number, std::uint32_t open_count) const;
     int load_pool(dev_t number, DmTarget& target);
     int load_thin(DmTarget& target);
     bool pool_suspended(dev_t pool) const;

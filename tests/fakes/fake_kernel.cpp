@@ -3,15 +3,23 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <sstream>
 
 namespace cowslip {
 
 namespace {
 
-bool uses(const std::optional<FakeDmDevice::Table>& table, const std::string& number) {
-    if (!table) return false;
-    const auto& parameters = table->target.parameters;
-    return (" " + parameters + " ").find(" " + number + " ") != std::string::npos;
+// The "253:0" in a table.
+std::set<std::string> device_numbers(const FakeDmDevice& device) {
+    std::set<std::string> numbers;
+    for (const auto* table : {&device.live, &device.inactive}) {
+        if (!*table) continue;
+        std::istringstream stream((*table)->target.parameters);
+        for (std::string word; stream >> word;) {
+            if (word.find(':') != std::string::npos) numbers.insert(word);
+        }
+    }
+    return numbers;
 }
 
 }  // namespace
@@ -68,12 +76,18 @@ dev_t FakeKernel::number_of(const DmDevice& device) const {
 }
 
 // A table holds what it is made of open once for each device, whether it is live or waiting.
-std::uint32_t FakeKernel::open_count(dev_t number) const {
-    std::uint32_t count = devices.at(number).openers;
-    for (const auto& [other, device] : devices) {
-        if (uses(device.live, device_number(number)) || uses(device.inactive, device_number(number))) count++;
+std::map<std::string, std::uint32_t> FakeKernel::table_users() const {
+    std::map<std::string, std::uint32_t> users;
+    for (const auto& [number, device] : devices) {
+        for (const auto& used : device_numbers(device)) users[used]++;
     }
-    return count;
+    return users;
+}
+
+std::uint32_t FakeKernel::open_count(dev_t number) const {
+    const auto users = table_users();
+    const auto found = users.find(device_number(number));
+    return devices.at(number).openers + (found == users.end() ? 0 : found->second);
 }
 
 const FakeBlockDevice* FakeKernel::block(const std::string& path_or_number) const {

@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -44,8 +45,8 @@ struct FakeMetadata {
 // What keeps its bytes when the power goes: a disk, or the file below a loop device.
 struct FakeMedium {
     std::uint64_t sectors = 0;
-    FakeMetadata metadata;
-    std::string signature;  // What libblkid would call it, e.g. "ext4 file system".
+    FakeMetadata metadata = {};
+    std::string signature = {};  // What libblkid would call it, e.g. "ext4 file system".
 };
 
 struct FakeBlockDevice {
@@ -89,6 +90,10 @@ struct FakeKernel {
     std::uint32_t short_openers = 0;          // That many removes find the device open for a moment.
     std::set<std::string> resume_fails;       // dm uuids: resume answers EIO.
 
+    bool list_thins_fails = false;
+
+    std::chrono::milliseconds paused{0};  // How long the actor waited, all in all.
+
     // Called before each effect, with its name and object: "message create_thin 2". May throw: the
     // caller has then died before it.
     std::function<void(const std::string& effect)> before_effect;
@@ -107,6 +112,7 @@ struct FakeKernel {
     void effect(const std::string& name);
     dev_t number_of(const DmDevice& device) const;  // 0: absent.
     std::uint32_t open_count(dev_t number) const;
+    std::map<std::string, std::uint32_t> table_users() const;  // By device number, "253:0".
     const FakeBlockDevice* block(const std::string& path_or_number) const;
     void commit(FakePool& pool);
     FakePool* pool_of(const DmDevice& thin);

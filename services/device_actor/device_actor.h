@@ -1,0 +1,77 @@
+// The only code that tells device-mapper anything. Keeps nothing, decides nothing: each command names
+// a state to bring about; the actor looks, does what is missing, and reports what the kernel said.
+//
+// A command may be an older one repeated, after its actor died at any point: so what is there already
+// is compared, not assumed. Its sender may be subverted: so names follow from uuid and thin id, and
+// what was not made by us is touched only if root has listed it (protocol.md A13). An error means that
+// nothing was done.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/codec.h"
+#include "common/device_mapper.h"
+#include "common/result.h"
+#include "schemas/device_actor.h"
+#include "services/device_actor/host.h"
+
+namespace cowslip {
+
+inline constexpr std::size_t kMaxListed = 4096;  // Devices in one reply; then `more`.
+inline constexpr std::size_t kMaxHolders = 16;
+
+class DeviceActor {
+public:
+    DeviceActor(DeviceMapper& dm, Host& host) : dm_(dm), host_(host) {}
+
+    // Any of the messages below, encoded. An unknown type is unimplemented.
+    Result<std::string> handle(std::string_view type, const msgpack::object& body);
+
+    // pool_commands.cpp
+    Result<schemas::PoolState> create_pool(const schemas::CreatePool& command);
+    Result<schemas::PoolState> inspect_pool(const schemas::InspectPool& command);
+    Result<schemas::PoolState> start_pool(const schemas::StartPool& command);
+    Result<schemas::PoolState> stop_pool(const schemas::StopPool& command);
+    Result<schemas::PoolState> read_pool_status(const schemas::ReadPoolStatus& command);
+    Result<schemas::Verdict> set_transaction_id(const schemas::SetTransactionId& command);
+    Result<schemas::ListThins::Reply> list_thins(const schemas::ListThins& command);
+
+    // device_actor.cpp
+    Result<schemas::Verdict> create_thin(const schemas::CreateThin& command);
+    Result<schemas::CreateSnap::Reply> create_snap(const schemas::CreateSnap& command);
+    Result<schemas::DeleteThin::Reply> delete_thin(const schemas::DeleteThin& command);
+    Result<schemas::Activate::Reply> activate(const schemas::Activate& command);
+    Result<schemas::Deactivate::Reply> deactivate(const schemas::Deactivate& command);
+    Result<schemas::Resume::Reply> resume(const schemas::Resume& command);
+    Result<schemas::ListActive::Reply> list_active(const schemas::ListActive& command);
+
+private:
+    struct Removal {
+        int error_number = 0;
+        std::vector<schemas::Holder> holders = {};
+    };
+
+    Result<DmDevice> pool_device(const schemas::PoolRef& pool);
+    std::string status_text(const DmDevice& pool);
+    schemas::Verdict send(const DmDevice& pool, const std::string& message);
+    schemas::Verdict verdict(const DmDevice& pool, int error_number);
+
+    Result<schemas::PoolState> pool_state(const DmDevice& pool);
+    Result<schemas::Superblock> superblock(const std::string& metadata_device);
+    Result<void> remove_half_made(const DmDevice& pool);
+    Result<void> load_pool(const schemas::PoolSpec& spec, const Backing& backing);
+
+    Result<int> suspend_origin(const DmDevice& pool, const DmDevice& origin);
+    int resume_origin(const DmDevice& origin);
+    Result<int> load_thin(const DmDevice& thin, const DmTarget& target, bool read_only);
+    Result<Removal> remove_thin(const schemas::PoolRef& pool, std::uint32_t thin_id);
+    Result<std::vector<schemas::Holder>> other_devices_of(const DmDevice& pool, std::uint32_t thin_id);
+
+    DeviceMapper& dm_;
+    Host& host_;
+};
+
+}  // namespace cowslip

@@ -1,0 +1,60 @@
+// What the device actor needs of the host besides device-mapper: what a pool lies on, its
+// superblock, thin_ls, and who holds a device. The second seam, beside DeviceMapper: with both
+// faked, the whole actor runs in memory.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "common/thin_pool.h"
+#include "schemas/device_actor.h"
+
+namespace cowslip {
+
+// Two block devices that are there and may be used.
+struct Backing {
+    std::string data_path;
+    std::string metadata_path;
+    std::uint64_t data_sectors = 0;  // Of the table: asked for, or all that the device has.
+    std::uint64_t metadata_sectors = 0;
+};
+
+// What a new pool may be put over.
+struct Overwrite {
+    bool anything = false;                 // The operator said --force. Never what is in use.
+    std::uint64_t own_transaction_id = 0;  // Metadata with this id: the same pool, half made.
+};
+
+class Host {
+public:
+    virtual ~Host() = default;
+
+    // For a new pool. loop: makes the two files, durably, and attaches them. pair: they must be listed
+    // by root, unused, and hold nothing. Does not write to them.
+    virtual Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) = 0;
+    // For one that exists; a loop file that is gone or too short is needs_repair.
+    virtual Result<Backing> find_backing(const schemas::PoolSpec& spec) = 0;
+    // Detaches loop devices; fine if there are none.
+    virtual Result<void> release_backing(const schemas::PoolSpec& spec) = 0;
+    // permission_denied unless root has listed it in DIR/pool/devices.
+    virtual Result<void> check_listed(const std::string& path) = 0;
+
+    // Past the page cache: an earlier look at the device may have left an old copy there.
+    virtual Result<ThinPoolSuperblock> read_superblock(const std::string& device) = 0;
+    virtual Result<void> zero_superblock(const std::string& device) = 0;
+    // From the metadata snapshot that is held.
+    virtual Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) = 0;
+
+    virtual Result<std::string> device_path(const std::string& number) = 0;  // "7:0" -> "/dev/loop0"
+    virtual Result<std::uint64_t> device_sectors(const std::string& path) = 0;
+
+    virtual std::vector<schemas::Holder> holders(dev_t device) = 0;
+    virtual void pause(std::chrono::milliseconds duration) = 0;
+};
+
+}  // namespace cowslip

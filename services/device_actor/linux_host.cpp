@@ -1,0 +1,75 @@
+#include "services/device_actor/linux_host.h"
+
+#include <fmt/format.h>
+
+#include <thread>
+
+#include "common/holders.h"
+#include "common/process.h"
+#include "services/device_actor/block_device.h"
+
+namespace cowslip {
+
+Result<Backing> LinuxHost::make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) {
+    return backing_.make(spec, overwrite);
+}
+
+Result<Backing> LinuxHost::find_backing(const schemas::PoolSpec& spec) {
+    return backing_.find(spec);
+}
+
+Result<void> LinuxHost::release_backing(const schemas::PoolSpec& spec) {
+    return backing_.release(spec);
+}
+
+Result<void> LinuxHost::check_listed(const std::string& path) {
+    return cowslip::check_listed(backing_.devices_file(), path);
+}
+
+// Under a loaded pool the kernel may be writing it: a torn one is read again.
+Result<ThinPoolSuperblock> LinuxHost::read_superblock(const std::string& device) {
+    constexpr int kAttempts = 3;
+    ThinPoolSuperblock superblock;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+        superblock = parse_superblock(TRY(read_first_block(device)));
+        if (superblock.valid || superblock.zeroed) break;
+        pause(std::chrono::milliseconds(20));
+    }
+    return superblock;
+}
+
+Result<void> LinuxHost::zero_superblock(const std::string& device) {
+    return zero_first_block(device);
+}
+
+Result<std::vector<ThinListEntry>> LinuxHost::list_thins(const std::string& metadata_device) {
+    ProcessOptions options;
+    options.arguments = {"thin_ls", "--metadata-snap", "--no-headers", "-o", kThinListFields, metadata_device};
+    options.output_limit_bytes = std::size_t{64} << 20U;  // About 40 bytes each.
+    options.inherited_fds = {lock_};
+    const auto result = TRY(run_process(options));
+    if (result.exit_status != 0) {
+        return Error{Errc::internal, fmt::format("list thin devices: thin_ls exited with {}: {}", result.exit_status,
+                                                 result.errors.substr(0, result.errors.find('\n')))};
+    }
+    if (result.output_cut) return Error{Errc::internal, "list thin devices: thin_ls said more than we take"};
+    return parse_thin_list(result.output);
+}
+
+Result<std::string> LinuxHost::device_path(const std::string& number) {
+    return block_device_path(number);
+}
+
+Result<std::uint64_t> LinuxHost::device_sectors(const std::string& path) {
+    return block_device_sectors(path);
+}
+
+std::vector<schemas::Holder> LinuxHost::holders(dev_t device) {
+    return find_holders(device, Hold::device);
+}
+
+void LinuxHost::pause(std::chrono::milliseconds duration) {
+    std::this_thread::sleep_for(duration);
+}
+
+}  // namespace cowslip

@@ -1,0 +1,33 @@
+// The host as it is: files below DIR/pool, /dev, /sys and /proc, libblkid, thin_ls.
+#pragma once
+
+#include <string>
+
+#include "services/device_actor/host.h"
+#include "services/device_actor/pool_backing.h"
+
+namespace cowslip {
+
+class LinuxHost : public Host {
+public:
+    // `lock` is inherited by each child: what it does must end before the actor counts as gone.
+    LinuxHost(std::string pool_folder, int lock) : backing_(std::move(pool_folder)), lock_(lock) {}
+
+    Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) override;
+    Result<Backing> find_backing(const schemas::PoolSpec& spec) override;
+    Result<void> release_backing(const schemas::PoolSpec& spec) override;
+    Result<void> check_listed(const std::string& path) override;
+    Result<ThinPoolSuperblock> read_superblock(const std::string& device) override;
+    Result<void> zero_superblock(const std::string& device) override;
+    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) override;
+    Result<std::string> device_path(const std::string& number) override;
+    Result<std::uint64_t> device_sectors(const std::string& path) override;
+    std::vector<schemas::Holder> holders(dev_t device) override;
+    void pause(std::chrono::milliseconds duration) override;
+
+private:
+    PoolBacking backing_;
+    int lock_;
+};
+
+}  // namespace cowslip

@@ -1,0 +1,198 @@
+#include "services/device_actor/pool_backing.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include "common/files.h"
+#include "services/device_actor/block_device.h"
+#include "services/device_actor/loop_device.h"
+
+namespace cowslip {
+
+namespace {
+
+constexpr const char* kLoop = "loop";
+constexpr const char* kPair = "pair";
+
+Error unknown_backing(const schemas::PoolSpec& spec) {
+    return Error{Errc::invalid_argument, "unknown kind of pool backing '" + spec.backing + "'"};
+}
+
+Result<struct stat> check_file(const Fd& file, const std::string& path) {
+    struct stat status {};
+    if (fstat(file.get(), &status) != 0) return errno_error(errno, "look at '" + path + "'");
+    if (!S_ISREG(status.st_mode)) return Error{Errc::invalid_argument, "'" + path + "' is not a regular file"};
+    return status;
+}
+
+// No descriptor if there is no such file.
+Result<Fd> open_file(const std::string& path, int flags = 0) {
+    Fd file(open(path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC | flags, 0600));
+    if (!file && errno == ENOENT) return file;
+    if (!file) return errno_error(errno, "open '" + path + "'");
+    TRY(check_file(file, path));
+    return file;
+}
+
+Result<void> sync_folder(const std::string& path) {
+    const Fd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!folder || fsync(folder.get()) != 0) return errno_error(errno, "sync folder '" + path + "'");
+    return {};
+}
+
+// Sparse: a pool is promised more than it holds, like its volumes. What an older try left goes first.
+Result<void> make_file(const std::string& path, std::uint64_t sectors) {
+    const Fd file = TRY(open_file(path, O_CREAT));
+    if (!file) return errno_error(ENOENT, "make '" + path + "'");
+    if (ftruncate(file.get(), 0) != 0 || ftruncate(file.get(), static_cast<off_t>(sectors * kSectorBytes)) != 0) {
+        return errno_error(errno, "size '" + path + "'");
+    }
+    if (fsync(file.get()) != 0) return errno_error(errno, "sync '" + path + "'");
+    return {};
+}
+
+// Metadata under which nothing is lost: of a pool that was made and never used, or of our own, which
+// was being made when somebody died.
+bool may_format(const ThinPoolSuperblock& superblock, const Overwrite& overwrite) {
+    const bool unused = superblock.transaction_id == 0 && superblock.time == 0 && superblock.used_data_blocks == 0;
+    const bool own = overwrite.own_transaction_id != 0 && superblock.transaction_id == overwrite.own_transaction_id;
+    return !superblock.valid || unused || own;
+}
+
+Error refuse(const std::string& path, const std::string& what) {
+    return Error{Errc::in_use, fmt::format("'{}' holds {}; with --force it is overwritten", path, what)};
+}
+
+Error pool_metadata(const std::string& path, const ThinPoolSuperblock& superblock) {
+    return refuse(path, fmt::format("the metadata of a thin pool (transaction id {})", superblock.transaction_id));
+}
+
+// Own metadata lie under the data that go with them, e.g. the label.
+Result<void> check_blank(const Backing& backing, const Overwrite& overwrite) {
+    if (overwrite.anything) return {};
+    const auto superblock = parse_superblock(TRY(read_first_block(backing.metadata_path)));
+    if (!may_format(superblock, overwrite)) return pool_metadata(backing.metadata_path, superblock);
+    const auto foreign = parse_superblock(TRY(read_first_block(backing.data_path)));
+    if (!may_format(foreign, {})) return pool_metadata(backing.data_path, foreign);
+    for (const auto& path : {backing.metadata_path, backing.data_path}) {
+        const std::string signature = TRY(find_signature(path));
+        if (!signature.empty()) return refuse(path, signature);
+    }
+    return {};
+}
+
+Result<void> check_file_size(const Fd& file, const std::string& path, std::uint64_t sectors) {
+    const auto status = TRY(check_file(file, path));
+    const auto found = static_cast<std::uint64_t>(status.st_size) / kSectorBytes;
+    if (found >= sectors) return {};
+    return Error{Errc::needs_repair, fmt::format("file '{}' has {} sectors, the pool has {} there: it was cut short",
+                                                 path, found, sectors)};
+}
+
+Result<Fd> open_existing(const std::string& path) {
+    auto file = TRY(open_file(path));
+    if (file) return file;
+    return Error{Errc::needs_repair, "file '" + path + "' of the pool is gone; put it back, or make a new pool"};
+}
+
+Result<void> check_not_attached(const Fd& file) {
+    if (!file) return {};
+    const auto loop = TRY(find_loop_device(file.get()));
+    if (!loop) return {};
+    return check_unused(*loop);
+}
+
+// Before anything is changed: a file may be the pool of a store that was lost.
+Result<void> check_files(const std::string& data_path, const std::string& metadata_path, const Overwrite& overwrite) {
+    const Fd data = TRY(open_file(data_path));
+    const Fd metadata = TRY(open_file(metadata_path));
+    TRY(check_not_attached(data));
+    TRY(check_not_attached(metadata));
+    if (overwrite.anything) return {};
+    ThinPoolSuperblock superblock;
+    if (metadata) {
+        std::string block(kSuperblockBytes, '\0');
+        if (pread(metadata.get(), block.data(), block.size(), 0) < 0) {
+            return errno_error(errno, "read '" + metadata_path + "'");
+        }
+        superblock = parse_superblock(block);
+        if (!may_format(superblock, overwrite)) return pool_metadata(metadata_path, superblock);
+    }
+    const bool has_data = data && TRY(check_file(data, data_path)).st_blocks > 0;
+    if (has_data && !superblock.valid) return refuse(data_path, "data that no metadata belong to");
+    return {};
+}
+
+Result<void> detach_file(const std::string& path) {
+    const Fd file = TRY(open_file(path));
+    if (!file) return {};
+    const auto loop = TRY(find_loop_device(file.get()));
+    if (!loop) return {};
+    return detach_loop_device(*loop);
+}
+
+}  // namespace
+
+Result<Backing> PoolBacking::make(const schemas::PoolSpec& spec, const Overwrite& overwrite) const {
+    if (spec.backing == kLoop) return make_files(spec, overwrite);
+    if (spec.backing != kPair) return unknown_backing(spec);
+    auto backing = TRY(find_pair(spec));
+    TRY(check_blank(backing, overwrite));
+    return backing;
+}
+
+Result<Backing> PoolBacking::find(const schemas::PoolSpec& spec) const {
+    if (spec.backing == kLoop) return attach_files(spec);
+    if (spec.backing != kPair) return unknown_backing(spec);
+    return find_pair(spec);
+}
+
+Result<void> PoolBacking::release(const schemas::PoolSpec& spec) const {
+    if (spec.backing != kLoop) return {};
+    TRY(detach_file(data_file()));
+    return detach_file(metadata_file());
+}
+
+// Both files durably there before anything is written to them: metadata that outlive their data file
+// in a power cut would promise what is lost.
+Result<Backing> PoolBacking::make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const {
+    TRY(check_files(data_file(), metadata_file(), overwrite));
+    TRY(make_file(data_file(), spec.data_sectors));
+    TRY(make_file(metadata_file(), spec.metadata_sectors));
+    TRY(sync_folder(folder_));
+    return attach_files(spec);
+}
+
+Result<Backing> PoolBacking::attach_files(const schemas::PoolSpec& spec) const {
+    const Fd data = TRY(open_existing(data_file()));
+    const Fd metadata = TRY(open_existing(metadata_file()));
+    TRY(check_file_size(data, data_file(), spec.data_sectors));
+    TRY(check_file_size(metadata, metadata_file(), spec.metadata_sectors));
+    return Backing{.data_path = TRY(attach_loop_device(data.get())),
+                   .metadata_path = TRY(attach_loop_device(metadata.get())),
+                   .data_sectors = spec.data_sectors,
+                   .metadata_sectors = spec.metadata_sectors};
+}
+
+Result<Backing> PoolBacking::find_pair(const schemas::PoolSpec& spec) const {
+    Backing backing{.data_path = spec.data_path, .metadata_path = spec.metadata_path};
+    for (const auto& path : {spec.data_path, spec.metadata_path}) {
+        TRY(check_listed(devices_file(), path));
+        TRY(check_unused(path));
+    }
+    // Two names can mean one device, and the kernel compares the names.
+    if (TRY(block_device_number(spec.data_path)) == TRY(block_device_number(spec.metadata_path))) {
+        return Error{Errc::invalid_argument, "a pool's data and metadata must lie on two devices"};
+    }
+    backing.data_sectors = TRY(block_device_sectors(spec.data_path));
+    backing.metadata_sectors = TRY(block_device_sectors(spec.metadata_path));
+    if (backing.data_sectors < spec.data_sectors) {
+        return Error{Errc::needs_repair, fmt::format("block device '{}' has {} sectors, the pool has {} there",
+                                                     spec.data_path, backing.data_sectors, spec.data_sectors)};
+    }
+    if (spec.data_sectors != 0) backing.data_sectors = spec.data_sectors;
+    return backing;
+}
+
+}  // namespace cowslip

@@ -1,0 +1,31 @@
+// What a pool lies on: two files below DIR/pool on loop devices, or two block devices that root has
+// listed in DIR/pool/devices. Nothing else, whatever a command says.
+#pragma once
+
+#include <string>
+
+#include "services/device_actor/host.h"
+
+namespace cowslip {
+
+class PoolBacking {
+public:
+    explicit PoolBacking(std::string folder) : folder_(std::move(folder)) {}  // DIR/pool.
+
+    Result<Backing> make(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
+    Result<Backing> find(const schemas::PoolSpec& spec) const;
+    Result<void> release(const schemas::PoolSpec& spec) const;
+
+    std::string devices_file() const { return folder_ + "/devices"; }
+    std::string data_file() const { return folder_ + "/data"; }
+    std::string metadata_file() const { return folder_ + "/metadata"; }
+
+private:
+    Result<Backing> make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
+    Result<Backing> attach_files(const schemas::PoolSpec& spec) const;
+    Result<Backing> find_pair(const schemas::PoolSpec& spec) const;
+
+    std::string folder_;
+};
+
+}  // namespace cowslip

@@ -1,0 +1,243 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "common/names.h"
+#include "common/thin_pool.h"
+#include "services/device_actor/checks.h"
+#include "services/device_actor/device_actor.h"
+
+namespace cowslip {
+
+namespace {
+
+DmTarget pool_target(const schemas::PoolSpec& spec, const Backing& backing) {
+    const ThinPoolTable table{.metadata_device = backing.metadata_path,
+                              .data_device = backing.data_path,
+                              .block_sectors = spec.block_sectors,
+                              .low_water_blocks = spec.low_water_blocks,
+                              .skip_zeroing = spec.skip_zeroing,
+                              .discard_passdown = spec.discard_passdown,
+                              .error_if_no_space = !spec.queue_if_no_space};
+    const std::uint64_t blocks = backing.data_sectors / spec.block_sectors;
+    return {.type = "thin-pool", .sectors = blocks * spec.block_sectors, .parameters = make_thin_pool_table(table)};
+}
+
+// The kernel formats a zeroed superblock without a word, and loads another pool's without looking.
+Result<void> check_superblock(const ThinPoolSuperblock& found, const schemas::StartPool& command) {
+    std::string what;
+    if (found.zeroed) {
+        what = "is all zero";
+    } else if (!found.valid) {
+        what = "is damaged (wrong magic or checksum)";
+    } else if (found.transaction_id < command.confirmed || found.transaction_id > command.planned) {
+        const bool foreign = found.transaction_id >> 32U != command.planned >> 32U;
+        what = fmt::format("has transaction id {}, which is not in [{}, {}]: {}", found.transaction_id,
+                           command.confirmed, command.planned,
+                           foreign ? "it belongs to another pool"
+                                   : (found.transaction_id < command.confirmed ? "it is older than the store"
+                                                                               : "it is newer than the store"));
+    } else {
+        return {};
+    }
+    return Error{Errc::needs_repair, "start pool: the metadata's superblock " + what + "; nothing was loaded"};
+}
+
+Error step_failed(const char* what, const DmDevice& pool, int error_number) {
+    Error error = errno_error(error_number, fmt::format("{} of pool '{}'", what, pool.name));
+    if (error_number == EBUSY) error.code = Errc::in_use;
+    if (error_number == EILSEQ) error.code = Errc::needs_repair;
+    return error;
+}
+
+schemas::Superblock message_of(const ThinPoolSuperblock& found) {
+    return {.zeroed = found.zeroed,
+            .valid = found.valid,
+            .transaction_id = found.transaction_id,
+            .time = found.time,
+            .data_block_sectors = found.data_block_sectors,
+            .held_root = found.held_root};
+}
+
+}  // namespace
+
+Result<schemas::Superblock> DeviceActor::superblock(const std::string& metadata_device) {
+    return message_of(TRY(host_.read_superblock(metadata_device)));
+}
+
+// A dead actor may have left one without a live table, which claims what the pool lies on.
+Result<void> DeviceActor::remove_half_made(const DmDevice& pool) {
+    const int error_number = dm_.remove(pool);
+    if (error_number == 0 || error_number == ENXIO) return {};
+    return step_failed("remove half made device", pool, error_number);
+}
+
+// What is live, whoever loaded it; `spec` as its table has it.
+Result<schemas::PoolState> DeviceActor::pool_state(const DmDevice& pool) {
+    schemas::PoolState state;
+    const auto info = TRY(dm_.find(pool));
+    const auto live = TRY(dm_.table(pool));
+    if (!info || !live || live->type != "thin-pool") return state;
+    const auto table = TRY(parse_thin_pool_table(live->parameters));
+    state.loaded = true;
+    state.status = status_text(pool);
+    state.open_count = info->open_count;
+    state.suspended = info->suspended;
+    state.data_device = TRY(host_.device_path(table.data_device));
+    state.metadata_device = TRY(host_.device_path(table.metadata_device));
+    state.spec.pool.device = info->device.name;
+    state.spec.data_path = state.data_device;
+    state.spec.metadata_path = state.metadata_device;
+    state.spec.data_sectors = live->sectors;
+    state.spec.metadata_sectors = TRY(host_.device_sectors(state.metadata_device));
+    state.spec.block_sectors = table.block_sectors;
+    state.spec.low_water_blocks = table.low_water_blocks;
+    state.spec.skip_zeroing = table.skip_zeroing;
+    state.spec.discard_passdown = table.discard_passdown && !table.ignore_discard;
+    state.spec.queue_if_no_space = !table.error_if_no_space;
+    return state;
+}
+
+Result<schemas::PoolState> DeviceActor::create_pool(const schemas::CreatePool& command) {
+    TRY(check_spec(command.spec));
+    if (command.spec.backing == kAdoptedBacking) {
+        return Error{Errc::invalid_argument, "create pool: an adopted pool is there already"};
+    }
+    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    auto state = TRY(pool_state(pool));
+    if (!state.loaded) {
+        TRY(remove_half_made(pool));
+        const Overwrite overwrite{.anything = command.force, .own_transaction_id = command.own_transaction_id};
+        const Backing backing = TRY(host_.make_backing(command.spec, overwrite));
+        TRY(host_.zero_superblock(backing.metadata_path));
+        TRY(load_pool(command.spec, backing));
+        state = TRY(pool_state(pool));
+    }
+    state.superblock = TRY(superblock(state.metadata_device));
+    state.spec.pool = command.spec.pool;
+    state.spec.backing = command.spec.backing;
+    return state;
+}
+
+Result<void> DeviceActor::load_pool(const schemas::PoolSpec& spec, const Backing& backing) {
+    const DmDevice pool = TRY(pool_device(spec.pool));
+    int error_number = dm_.create(pool);
+    if (error_number != 0) return step_failed("create device", pool, error_number);
+    error_number = dm_.load(pool, pool_target(spec, backing), false);
+    if (error_number == 0) error_number = dm_.resume(pool);
+    if (error_number != 0) {
+        if (dm_.remove(pool) != 0) spdlog::warn("remove pool={} after its load failed", pool.name);
+        return step_failed("load table", pool, error_number);
+    }
+    if (const auto info = TRY(dm_.find(pool))) TRY(dm_.ensure_node(*info));
+    return {};
+}
+
+Result<schemas::PoolState> DeviceActor::inspect_pool(const schemas::InspectPool& command) {
+    // The uuid plays no part in looking at somebody else's pool.
+    TRY(check_pool({.uuid = std::string(32, '0'), .device = command.device}));
+    auto state = TRY(pool_state({.name = command.device, .uuid = {}}));
+    if (!state.loaded) {
+        return Error{Errc::not_found, fmt::format("inspect pool: no live dm thin-pool '{}'", command.device)};
+    }
+    state.superblock = TRY(superblock(state.metadata_device));
+    state.spec.backing = kAdoptedBacking;
+    return state;
+}
+
+Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& command) {
+    TRY(check_spec(command.spec));
+    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    const bool adopted = command.spec.backing == kAdoptedBacking;
+    auto state = TRY(pool_state(pool));
+    if (!state.loaded && adopted) {
+        return Error{Errc::unavailable, fmt::format("start pool: the adopted pool '{}' is not there yet", pool.name)};
+    }
+    if (!state.loaded) {
+        TRY(remove_half_made(pool));
+        const Backing backing = TRY(host_.find_backing(command.spec));
+        const auto before = TRY(host_.read_superblock(backing.metadata_path));
+        TRY(check_superblock(before, command));
+        TRY(load_pool(command.spec, backing));
+        state = TRY(pool_state(pool));
+        state.superblock = message_of(before);
+    } else {
+        if (state.suspended && !adopted) {
+            if (const int number = dm_.resume(pool); number != 0) return step_failed("resume", pool, number);
+            state = TRY(pool_state(pool));
+        }
+        state.superblock = TRY(superblock(state.metadata_device));
+    }
+    state.spec.pool = command.spec.pool;
+    state.spec.backing = command.spec.backing;
+    return state;
+}
+
+Result<schemas::PoolState> DeviceActor::stop_pool(const schemas::StopPool& command) {
+    TRY(check_spec(command.spec));
+    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    if (command.spec.backing == kAdoptedBacking) return pool_state(pool);
+    const auto info = TRY(dm_.find(pool));
+    const int error_number = info ? dm_.remove(pool) : ENXIO;
+    if (error_number == EBUSY) {
+        Error error = step_failed("remove device", pool, error_number);
+        for (const auto& thin : TRY(dm_.list("COWSLIP-" + command.spec.pool.uuid))) {
+            const bool is_thin = parse_thin_dm_uuid(command.spec.pool.uuid, thin.device.uuid).has_value();
+            auto& holders = error.details["holders"];
+            if (is_thin && holders.size() < kMaxHolders) holders.push_back("active device " + thin.device.name);
+        }
+        return error;
+    }
+    if (error_number != 0 && error_number != ENXIO) return step_failed("remove device", pool, error_number);
+    if (error_number == ENXIO) dm_.remove_node(pool.name);
+    TRY(host_.release_backing(command.spec));
+    schemas::PoolState state;
+    state.spec = command.spec;
+    return state;
+}
+
+Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPoolStatus& command) {
+    const DmDevice pool = TRY(pool_device(command.pool));
+    auto state = TRY(pool_state(pool));
+    if (state.loaded && command.superblock) state.superblock = TRY(superblock(state.metadata_device));
+    state.spec = {};
+    return state;
+}
+
+Result<schemas::Verdict> DeviceActor::set_transaction_id(const schemas::SetTransactionId& command) {
+    const DmDevice pool = TRY(pool_device(command.pool));
+    if (command.to <= command.from) {
+        return Error{Errc::invalid_argument,
+                     fmt::format("set transaction id: {} is not above {}: they only go up", command.to, command.from)};
+    }
+    return send(pool, set_transaction_id_message(command.from, command.to));
+}
+
+// Half a list would make volumes look lost: there is a whole one, or an error.
+Result<schemas::ListThins::Reply> DeviceActor::list_thins(const schemas::ListThins& command) {
+    const DmDevice pool = TRY(pool_device(command.pool));
+    if (command.release_held && !is_own_pool(command.pool)) {
+        return Error{Errc::invalid_argument, "list thins: a metadata snapshot of an adopted pool may be its owner's"};
+    }
+    const auto state = TRY(pool_state(pool));
+    if (!state.loaded) return Error{Errc::unavailable, fmt::format("list thins: no live pool '{}'", pool.name)};
+    if (command.release_held) static_cast<void>(dm_.message(pool, kReleaseMetadataSnapMessage));  // EINVAL: none held.
+    schemas::ListThins::Reply reply;
+    reply.verdict.error_number = dm_.message(pool, kReserveMetadataSnapMessage);
+    Result<std::vector<ThinListEntry>> list;
+    if (reply.verdict.error_number == 0) {
+        list = host_.list_thins(state.metadata_device);
+        const int released = dm_.message(pool, kReleaseMetadataSnapMessage);
+        if (released != 0) spdlog::warn("release metadata snapshot pool={} errno={}", pool.name, released);
+    }
+    reply.verdict.status = status_text(pool);
+    if (!list) return list.error();
+    for (const auto& thin : *list) {
+        if (thin.thin_id <= command.after_thin_id) continue;
+        reply.more = reply.thins.size() == kMaxListed;
+        if (reply.more) break;
+        reply.thins.push_back({thin.thin_id, thin.mapped_blocks, thin.transaction_id});
+    }
+    return reply;
+}
+
+}  // namespace cowslip

@@ -1,0 +1,155 @@
+#include "tests/fakes/fake_host.h"
+
+#include <sys/sysmacros.h>
+
+namespace cowslip {
+
+namespace {
+
+constexpr const char* kDataFile = "file:data";
+constexpr const char* kMetadataFile = "file:metadata";
+
+bool may_format(const FakeMetadata& metadata, const Overwrite& overwrite) {
+    const bool unused = metadata.transaction_id == 0 && metadata.time == 0 && metadata.used_data_blocks() == 0;
+    const bool own = overwrite.own_transaction_id != 0 && metadata.transaction_id == overwrite.own_transaction_id;
+    return overwrite.anything || !metadata.formatted || metadata.damaged || unused || own;
+}
+
+}  // namespace
+
+bool FakeHost::claimed(dev_t number) const {
+    return kernel_.table_users().contains(device_number(number));
+}
+
+Result<void> FakeHost::check_unused(const std::string& path) {
+    const FakeBlockDevice* device = kernel_.block(path);
+    if (device == nullptr) return Error{Errc::internal, "open block device '" + path + "': no such file"};
+    if (!device->in_use && !claimed(device->number)) return {};
+    return Error{Errc::in_use, "block device '" + path + "' is in use", {{"holders", {"somebody"}}}};
+}
+
+Result<std::string> FakeHost::attach(const std::string& medium, std::uint64_t sectors) {
+    const auto found = kernel_.media.find(medium);
+    if (found == kernel_.media.end()) return Error{Errc::needs_repair, medium + " is gone"};
+    if (found->second.sectors < sectors) return Error{Errc::needs_repair, medium + " was cut short"};
+    for (const auto& [path, device] : kernel_.blocks) {
+        if (device.medium == medium) return path;
+    }
+    kernel_.effect("attach " + medium);
+    unsigned minor = 0;
+    while (kernel_.blocks.contains("/dev/loop" + std::to_string(minor))) minor++;
+    const std::string path = "/dev/loop" + std::to_string(minor);
+    kernel_.blocks[path] = {.medium = medium, .number = makedev(7, minor), .loop = true};
+    return path;
+}
+
+Result<Backing> FakeHost::make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) {
+    if (spec.backing == "pair") {
+        auto backing = TRY(find_backing(spec));
+        for (const auto& path : {spec.data_path, spec.metadata_path}) {
+            const FakeMedium& medium = kernel_.media.at(kernel_.block(path)->medium);
+            if (!medium.signature.empty() && !overwrite.anything) {
+                return Error{Errc::in_use, "'" + path + "' holds " + medium.signature};
+            }
+            if (!may_format(medium.metadata, overwrite)) return Error{Errc::in_use, "'" + path + "' holds a pool"};
+        }
+        return backing;
+    }
+    if (kernel_.media.contains(kMetadataFile) && !may_format(kernel_.media.at(kMetadataFile).metadata, overwrite)) {
+        return Error{Errc::in_use, "the files hold a pool"};
+    }
+    kernel_.effect("make data");
+    kernel_.media[kDataFile] = {.sectors = spec.data_sectors};
+    kernel_.effect("make metadata");
+    kernel_.media[kMetadataFile] = {.sectors = spec.metadata_sectors};
+    return find_backing(spec);
+}
+
+Result<Backing> FakeHost::find_backing(const schemas::PoolSpec& spec) {
+    Backing backing{.data_path = spec.data_path, .metadata_path = spec.metadata_path};
+    if (spec.backing == "loop") {
+        backing.data_path = TRY(attach(kDataFile, spec.data_sectors));
+        backing.metadata_path = TRY(attach(kMetadataFile, spec.metadata_sectors));
+    }
+    for (const auto& path : {backing.data_path, backing.metadata_path}) {
+        if (spec.backing == "pair") TRY(check_listed(path));
+        TRY(check_unused(path));
+    }
+    backing.data_sectors = spec.data_sectors != 0 ? spec.data_sectors : TRY(device_sectors(backing.data_path));
+    backing.metadata_sectors = TRY(device_sectors(backing.metadata_path));
+    return backing;
+}
+
+Result<void> FakeHost::release_backing(const schemas::PoolSpec& spec) {
+    if (spec.backing != "loop") return {};
+    kernel_.effect("detach");
+    std::erase_if(kernel_.blocks, [](const auto& entry) {
+        return entry.second.medium == kDataFile || entry.second.medium == kMetadataFile;
+    });
+    return {};
+}
+
+Result<void> FakeHost::check_listed(const std::string& path) {
+    if (kernel_.allowed_devices.contains(path)) return {};
+    return Error{Errc::permission_denied, "'" + path + "' is not listed"};
+}
+
+Result<ThinPoolSuperblock> FakeHost::read_superblock(const std::string& device) {
+    const FakeMetadata& disk = kernel_.media.at(kernel_.block(device)->medium).metadata;
+    ThinPoolSuperblock superblock;
+    superblock.zeroed = !disk.formatted && !disk.damaged;
+    superblock.valid = disk.formatted && !disk.damaged;
+    if (!superblock.valid) return superblock;
+    superblock.needs_check = disk.needs_check;
+    superblock.transaction_id = disk.transaction_id;
+    superblock.time = disk.time;
+    superblock.data_block_sectors = disk.block_sectors;
+    superblock.held_root = disk.held_root;
+    superblock.total_data_blocks = disk.data_blocks;
+    superblock.used_data_blocks = disk.used_data_blocks();
+    return superblock;
+}
+
+Result<void> FakeHost::zero_superblock(const std::string& device) {
+    kernel_.effect("zero " + device);
+    kernel_.media.at(kernel_.block(device)->medium).metadata = {};
+    return {};
+}
+
+Result<std::vector<ThinListEntry>> FakeHost::list_thins(const std::string& metadata_device) {
+    if (kernel_.list_thins_fails) return Error{Errc::internal, "thin_ls exited with 1"};
+    const std::string medium = kernel_.block(metadata_device)->medium;
+    for (const auto& [number, pool] : kernel_.pools) {
+        if (pool.medium != medium || pool.core.held_root == 0) continue;
+        std::vector<ThinListEntry> list;
+        for (const auto& [id, thin] : pool.core.held_thins) {
+            list.push_back({.thin_id = id, .mapped_blocks = thin.mapped_blocks, .transaction_id = thin.transaction_id});
+        }
+        return list;
+    }
+    return Error{Errc::internal, "no metadata snapshot is held"};
+}
+
+Result<std::string> FakeHost::device_path(const std::string& number) {
+    for (const auto& [path, device] : kernel_.blocks) {
+        if (device_number(device.number) == number) return path;
+    }
+    return Error{Errc::internal, "no block device " + number};
+}
+
+Result<std::uint64_t> FakeHost::device_sectors(const std::string& path) {
+    return kernel_.media.at(kernel_.block(path)->medium).sectors;
+}
+
+std::vector<schemas::Holder> FakeHost::holders(dev_t device) {
+    const auto found = kernel_.devices.find(device);
+    if (found != kernel_.devices.end() && found->second.openers > 0) return {{4242, "postgres", "has it open"}};
+    if (kernel_.short_openers > 0) return {{17, "(udev-worker)", "has it open"}};
+    return {};
+}
+
+void FakeHost::pause(std::chrono::milliseconds duration) {
+    kernel_.paused += duration;
+}
+
+}  // namespace cowslip

@@ -1,0 +1,33 @@
+// The host over a FakeKernel: loop files, listed block devices, superblocks, thin_ls and holders.
+#pragma once
+
+#include "services/device_actor/host.h"
+#include "tests/fakes/fake_kernel.h"
+
+namespace cowslip {
+
+class FakeHost : public Host {
+public:
+    explicit FakeHost(FakeKernel& kernel) : kernel_(kernel) {}
+
+    Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) override;
+    Result<Backing> find_backing(const schemas::PoolSpec& spec) override;
+    Result<void> release_backing(const schemas::PoolSpec& spec) override;
+    Result<void> check_listed(const std::string& path) override;
+    Result<ThinPoolSuperblock> read_superblock(const std::string& device) override;
+    Result<void> zero_superblock(const std::string& device) override;
+    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) override;
+    Result<std::string> device_path(const std::string& number) override;
+    Result<std::uint64_t> device_sectors(const std::string& path) override;
+    std::vector<schemas::Holder> holders(dev_t device) override;
+    void pause(std::chrono::milliseconds duration) override;
+
+private:
+    Result<std::string> attach(const std::string& medium, std::uint64_t sectors);
+    Result<void> check_unused(const std::string& path);
+    bool claimed(dev_t number) const;
+
+    FakeKernel& kernel_;
+};
+
+}  // namespace cowslip
