@@ -1,0 +1,307 @@
+// One example of every message there is, no field of it at its default: what the golden files hold,
+// and what a client in another language can try itself against. A new message gets one here.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "schemas/device_actor.h"
+#include "schemas/envelope.h"
+#include "schemas/mount_actor.h"
+#include "schemas/pool_manager.h"
+
+namespace cowslip::schemas {
+
+inline const std::string kExampleUuid = "0123456789abcdef0123456789abcdef";
+
+inline PoolRef example_pool_ref() {
+    return {.uuid = kExampleUuid, .device = "cowslip-01234567-pool"};
+}
+
+inline PoolSpec example_pool_spec() {
+    return {.pool = example_pool_ref(),
+            .backing = "pair",
+            .data_path = "/dev/vdb",
+            .metadata_path = "/dev/vdc",
+            .data_sectors = 209715200,
+            .metadata_sectors = 204800,
+            .block_sectors = 256,
+            .low_water_blocks = 1000,
+            .skip_zeroing = true,
+            .discard_passdown = false,
+            .queue_if_no_space = true};
+}
+
+inline Verdict example_verdict() {
+    return {.error_number = 17,
+            .status = "4503599627370497 119/4096 3/1024 - rw discard_passdown error_if_no_space - 64"};
+}
+
+inline PoolState example_pool_state() {
+    return {.loaded = true,
+            .status = example_verdict().status,
+            .data_device = "/dev/vdb",
+            .metadata_device = "/dev/vdc",
+            .superblock = {.zeroed = true,
+                           .valid = true,
+                           .transaction_id = 4503599627370497,
+                           .time = 12,
+                           .data_block_sectors = 128,
+                           .held_root = 77},
+            .spec = example_pool_spec(),
+            .open_count = 3,
+            .suspended = true};
+}
+
+inline Holder example_holder() {
+    return {.pid = 4711, .command = "postgres", .detail = "mounted in mount namespace 4026532177 at /data"};
+}
+
+inline DeviceRef example_device() {
+    return {.path = "/dev/mapper/cowslip-01234567-42", .dm_uuid = "COWSLIP-" + kExampleUuid + "-42"};
+}
+
+inline PoolStatus::Reply example_pool_status() {
+    return {.name = "default",
+            .uuid = kExampleUuid,
+            .state = "ready",
+            .mode = "rw",
+            .needs_check = true,
+            .transaction_id = 4503599627370497,
+            .block_size_bytes = 65536,
+            .data = {.used_bytes = 1048576, .total_bytes = 10737418240},
+            .metadata = {.used_bytes = 487424, .total_bytes = 16777216},
+            .volumes = 12,
+            .snapshots_taken = 345,
+            .low_water = 67,
+            .backing = "loop",
+            .data_device = "/dev/loop0",
+            .metadata_device = "/dev/loop1",
+            .warnings = {"metadata is 82 % full"}};
+}
+
+inline Volume example_volume() {
+    return {.id = "registry.example/app:v1 ☃",
+            .parent = "base",
+            .kind = "image",
+            .state = "ready",
+            .thin_id = 42,
+            .transaction_id = 4503599627370497,
+            .size_bytes = 10737418240,
+            .fs = "xfs",
+            .created_at = "2026-11-22T10:11:12.345Z",
+            .labels = {{"team", "blue"}, {"tier", ""}},
+            .leases = {{.holder = "default", .mode = "mounted_rw"}},
+            .device = "/dev/mapper/cowslip-01234567-42",
+            .mount = "/var/lib/cowslip/default/mnt/x/rootfs"};
+}
+
+using EventBody = std::map<std::string, std::string>;
+
+inline EventOf<EventBody> example_event() {
+    return {.seq = 4242,
+            .time = "2026-11-22T10:11:12.345Z",
+            .type = "volume.created",
+            .subject = "app",
+            .body = {{"parent", "base"}, {"thin_id", "42"}}};
+}
+
+// What goes round a message; the messages themselves come below, without it.
+template <class Visitor>
+void for_each_envelope(Visitor&& visit) {
+    const WireError error{
+        .code = "in_use", .message = "'a' is in use", .details = {{"holders", {"x", "y"}}}, .retryable = true};
+    visit("envelope.request", RequestOf<VolumeExists>{.v = 1,
+                                                      .request_id = "019aa5b0-1c2d-7e3f-8a4b-5c6d7e8f9a0b",
+                                                      .type = "volume.exists",
+                                                      .timeout_ms = 12345,
+                                                      .body = {.id = "a"}});
+    visit("envelope.reply", ReplyOf<VolumeExists::Reply>{.v = 1, .request_id = "r1", .body = {.exists = true}});
+    visit("envelope.error_reply", ErrorReply{.v = 1, .request_id = "r1", .error = error});
+    visit("envelope.command", CommandOf<Resume>{.v = 1,
+                                                .operation = 9,
+                                                .step = 2,
+                                                .attempt = 3,
+                                                .type = "device.resume",
+                                                .body = {.pool = example_pool_ref(), .thin_id = 42}});
+    visit("envelope.hello",
+          FromActorOf<Empty>{
+              .v = 1,
+              .hello = Hello{.kind = "device", .incarnation = "device-4711-0a1b2c3d", .pid = 4711, .version = "0.1.0"},
+              .reply = {}});
+    visit("envelope.command_reply",
+          FromActorOf<Verdict>{.v = 1,
+                               .hello = {},
+                               .reply = CommandReplyOf<Verdict>{
+                                   .operation = 9, .step = 2, .attempt = 3, .body = example_verdict(), .error = {}}});
+    visit("envelope.command_error",
+          FromActorOf<Empty>{
+              .v = 1,
+              .hello = {},
+              .reply = CommandReplyOf<Empty>{.operation = 9, .step = 2, .attempt = 3, .body = {}, .error = error}});
+    visit("envelope.event", example_event());
+    visit("envelope.accepted", Accepted{.accepted = true, .operation = 9});
+}
+
+template <class Visitor, class Message>
+void visit_message(Visitor&& visit, const Message& request, const typename Message::Reply& reply) {
+    visit(std::string(Message::kType) + ".request", request);
+    visit(std::string(Message::kType) + ".reply", reply);
+}
+
+template <class Visitor>
+void for_each_device_message(Visitor&& visit) {
+    const PoolRef pool = example_pool_ref();
+    const PoolState state = example_pool_state();
+    visit_message(visit, CreatePool{.spec = example_pool_spec(), .force = true, .own_transaction_id = 1}, state);
+    visit_message(visit, InspectPool{.device = "vg-pool"}, state);
+    visit_message(visit,
+                  StartPool{.spec = example_pool_spec(), .confirmed = 4503599627370497, .planned = 4503599627370498},
+                  state);
+    visit_message(visit, StopPool{.spec = example_pool_spec()}, state);
+    visit_message(visit, ReadPoolStatus{.pool = pool, .superblock = true}, state);
+    visit_message(visit, SetTransactionId{.pool = pool, .from = 4503599627370497, .to = 4503599627370498},
+                  example_verdict());
+    visit_message(visit, CreateThin{.pool = pool, .thin_id = 42}, example_verdict());
+    visit_message(visit, CreateSnap{.pool = pool, .thin_id = 43, .origin_id = 42, .origin_active = true},
+                  {.verdict = example_verdict(), .torn = true, .resume_error_number = 5});
+    visit_message(visit, DeleteThin{.pool = pool, .thin_id = 42},
+                  {.verdict = example_verdict(), .holders = {example_holder()}});
+    visit_message(visit, Activate{.pool = pool, .thin_id = 42, .size_sectors = 20971520, .read_only = true},
+                  {.error_number = 16, .path = example_device().path, .pool_status = example_verdict().status});
+    visit_message(visit, Deactivate{.pool = pool, .thin_id = 42}, {.error_number = 16, .holders = {example_holder()}});
+    visit_message(visit, Resume{.pool = pool, .thin_id = 42}, {.error_number = 6, .was_suspended = true});
+    visit_message(visit, ListActive{.pool = pool, .after_thin_id = 41},
+                  {.devices = {{.thin_id = 42,
+                                .size_sectors = 20971520,
+                                .open_count = 1,
+                                .suspended = true,
+                                .read_only = true,
+                                .live_table = true,
+                                .path = example_device().path}},
+                   .more = true});
+    visit_message(visit, ListThins{.pool = pool, .after_thin_id = 41, .release_held = true},
+                  {.verdict = example_verdict(),
+                   .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497}},
+                   .more = true});
+}
+
+template <class Visitor>
+void for_each_mount_message(Visitor&& visit) {
+    visit_message(visit, MakeFilesystem{.device = example_device(), .fs = "ext4", .stale_blocks = true}, {});
+    visit_message(visit,
+                  Mount{.device = example_device(),
+                        .directory = "a%2Fb",
+                        .id = "a/b",
+                        .fs = "xfs",
+                        .read_only = true,
+                        .mount_label = "system_u:object_r:container_file_t:s0:c1,c2",
+                        .grow = true},
+                  {.path = "/var/lib/cowslip/default/mnt/a%2Fb/rootfs", .grown = true});
+    visit_message(visit, Unmount{.directory = "a%2Fb", .dm_uuid = example_device().dm_uuid, .force = true},
+                  {.busy = true, .holders = {example_holder()}, .sync_error = 28});
+    visit_message(visit, ListMounts{.after = "a"},
+                  {.mounts = {{.directory = "a%2Fb",
+                               .id = "a/b",
+                               .dm_uuid = example_device().dm_uuid,
+                               .read_only = true,
+                               .mount_label = "label"}},
+                   .more = true});
+}
+
+template <class Visitor>
+void for_each_pool_message(Visitor&& visit) {
+    visit_message(visit, PoolStatus{}, example_pool_status());
+    visit_message(visit,
+                  PoolCreate{.name = "fast",
+                             .loop_bytes = 10737418240,
+                             .metadata_bytes = 16777216,
+                             .block_size_bytes = 131072,
+                             .data_device = "/dev/vdb",
+                             .metadata_device = "/dev/vdc",
+                             .adopt = "vg-pool",
+                             .force = true,
+                             .accept_no_zeroing = true},
+                  example_pool_status());
+    visit_message(visit, PoolStart{}, example_pool_status());
+    visit_message(visit, LeaseList{.after_id = "a", .after_holder = "h", .limit = 10},
+                  {.leases = {{.id = "a",
+                               .holder = "default",
+                               .mode = "mounted_rw",
+                               .path = "/var/lib/cowslip/default/mnt/a/rootfs",
+                               .taken_at = "2026-11-22T10:11:12.345Z"}},
+                   .more = true});
+    visit_message(visit, OperationList{},
+                  {.operations = {{.number = 9,
+                                   .type = "volume.create",
+                                   .subject = "a",
+                                   .waiting_for = "device-4711-0a1b2c3d",
+                                   .age_ms = 1234,
+                                   .attempt = 2,
+                                   .behind_reply = true}},
+                   .total = 501});
+    visit_message(visit, OperationWait{.operation = 9}, {});
+    visit_message(visit, SystemStatus{},
+                  {.version = "0.1.0",
+                   .pid = 4710,
+                   .account = "cowslip",
+                   .uptime_ms = 86400000,
+                   .event_seq = 4242,
+                   .actors = {{.incarnation = "device-4711-0a1b2c3d",
+                               .kind = "device",
+                               .pid = 4711,
+                               .watcher = true,
+                               .doing = "device.create_snap",
+                               .busy_ms = 12}},
+                   .pool = example_pool_status(),
+                   .leases = 3,
+                   .operations = 4,
+                   .behind_reply = 2,
+                   .findings = {{.kind = "lost", .subject = "a", .detail = "thin id 42 is not in the pool"}},
+                   .counters = {{"store_syncs", 99}, {"turns", 100}}});
+    visit_message(visit, SystemCleanup{}, {.leases_ended = 3, .left = {"a: in use by postgres (4711)"}});
+    visit_message(visit, EventSince{.seq = 4241, .limit = 10},
+                  {.events = {example_event()}, .more = true, .oldest = 17});
+}
+
+template <class Visitor>
+void for_each_volume_message(Visitor&& visit) {
+    const std::string holder = "containerd";
+    visit_message(visit,
+                  VolumeCreate{.id = "app",
+                               .parent = "base",
+                               .size_bytes = 10737418240,
+                               .fs = "xfs",
+                               .labels = {{"team", "blue"}},
+                               .get = true,
+                               .holder = holder,
+                               .mount_label = "label",
+                               .filling = true},
+                  {.volume = example_volume(), .path = "/var/lib/cowslip/default/mnt/app/rootfs"});
+    visit_message(visit, VolumeRemove{.id = "app", .wait = true, .must_exist = true, .thin_id = 42}, {.existed = true});
+    visit_message(visit, VolumeGet{.id = "app", .holder = holder, .read_only = true, .mount_label = "label"},
+                  {.path = "/var/lib/cowslip/default/mnt/app/rootfs", .changed = true});
+    visit_message(
+        visit,
+        VolumePut{.id = "app", .holder = holder, .all_holders = true, .force = true, .remove = true, .filled = true},
+        {.changed = true});
+    visit_message(visit, VolumeAttach{.id = "app", .holder = holder, .read_only = true},
+                  {.device = example_device().path, .changed = true});
+    visit_message(visit, VolumeDetach{.id = "app", .holder = holder, .all_holders = true}, {.changed = true});
+    visit_message(visit, VolumeExists{.id = "app"}, {.exists = true});
+    visit_message(visit, VolumeShow{.id = "app"}, example_volume());
+    visit_message(visit, VolumeList{.labels = {{"team", "blue"}}, .after = "a", .limit = 10},
+                  {.volumes = {example_volume()}, .more = true});
+}
+
+// visit(name, message) for all of them.
+template <class Visitor>
+void for_each_example(Visitor&& visit) {
+    for_each_envelope(visit);
+    for_each_device_message(visit);
+    for_each_mount_message(visit);
+    for_each_pool_message(visit);
+    for_each_volume_message(visit);
+}
+
+}  // namespace cowslip::schemas
