@@ -35,10 +35,12 @@ std::vector<std::string> list_folder(const std::string& path) {
     return names;
 }
 
+constexpr const char* kNoTarget = "?";
+
 std::string link_target(const std::string& path) {
     std::array<char, 4096> buffer{};
     const ssize_t size = readlink(path.c_str(), buffer.data(), buffer.size());
-    return size < 0 ? "?" : std::string(buffer.data(), static_cast<std::size_t>(size));
+    return size < 0 ? kNoTarget : std::string(buffer.data(), static_cast<std::size_t>(size));
 }
 
 class Search {
@@ -47,14 +49,19 @@ public:
         : device_(device), hold_(hold), count_(bounds.count), deadline_(Clock::now() + bounds.time) {}
 
     std::vector<schemas::Holder> run() {
-        const std::string own = std::to_string(getpid());
-        std::vector<std::string> processes = list_folder("/proc");
-        std::erase_if(processes, [&](const std::string& name) {
-            return name == own || name.find_first_not_of("0123456789") != std::string::npos;
-        });
+        const std::vector<std::string> processes = list_processes();
+        std::set<std::string> found;
         for (const auto& pid : processes) {
             if (exhausted()) return std::move(found_);
-            if (const auto detail = find_use(pid)) add(pid, *detail);
+            if (const auto detail = find_use(pid)) {
+                add(pid, *detail);
+                found.insert(pid);
+            }
+        }
+        for (const auto& pid : processes) {  // Apart, as it costs the most and says the least.
+            if (exhausted()) return std::move(found_);
+            const auto detail = found.contains(pid) ? std::nullopt : find_mapping("/proc/" + pid);
+            if (detail) add(pid, *detail);
         }
         add_mounts("self");
         if (hold_ == Hold::file_system) return std::move(found_);
@@ -68,6 +75,21 @@ public:
     }
 
 private:
+    // Newest first: they are likelier than those that have run since the machine started. Kernel
+    // threads, which have no executable, are left out.
+    static std::vector<std::string> list_processes() {
+        std::vector<std::string> processes = list_folder("/proc");
+        const std::string own = std::to_string(getpid());
+        std::erase_if(processes, [&](const std::string& name) {
+            return name == own || name.find_first_not_of("0123456789") != std::string::npos ||
+                   link_target("/proc/" + name + "/exe") == kNoTarget;
+        });
+        std::sort(processes.begin(), processes.end(), [](const std::string& one, const std::string& other) {
+            return one.size() != other.size() ? one.size() > other.size() : one > other;
+        });
+        return processes;
+    }
+
     bool exhausted() const { return found_.size() >= count_ || Clock::now() >= deadline_; }
 
     void add(const std::string& pid, const std::string& detail) {
@@ -108,7 +130,7 @@ private:
             const std::string link = process + "/fd/" + fd;
             if (leads_there(link)) return fmt::format("has '{}' open", link_target(link));
         }
-        return find_mapping(process);
+        return std::nullopt;
     }
 
     // A mapped file stays in use without a descriptor.
@@ -120,7 +142,7 @@ private:
         if (line == std::string::npos) return std::nullopt;
         const std::string_view rest = std::string_view(*maps).substr(line, maps->find('\n', line) - line);
         const std::size_t path = rest.find('/');
-        return fmt::format("has '{}' mapped", path == std::string_view::npos ? "?" : rest.substr(path));
+        return fmt::format("has '{}' mapped", path == std::string_view::npos ? kNoTarget : rest.substr(path));
     }
 
     // In the mount namespace of `pid`: the device's mounts, and what is mounted on them.

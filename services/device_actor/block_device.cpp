@@ -150,7 +150,7 @@ Result<void> check_listed(const std::string& list, const std::string& path) {
         return Error{Errc::permission_denied,
                      fmt::format("'{}' must belong to root and be writable for nobody else", list)};
     }
-    const std::string text = TRY(read_all(file.get(), 64 * 1024));
+    const std::string text = TRY(read_all(file.get(), 1U << 20U));
     for (std::string_view rest = text; !rest.empty();) {
         const auto end = std::min(rest.find('\n'), rest.size());
         const auto line = trim(rest.substr(0, end));

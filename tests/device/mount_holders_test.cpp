@@ -4,53 +4,20 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <csignal>
-#include <functional>
 #include <string>
 
 #include <catch2/catch.hpp>
 
+#include "tests/device/other_process.h"
+
 using cowslip::find_holders;
 using cowslip::Hold;
+using cowslip::OtherProcess;
 
 namespace {
-
-// A process that does something with the file system and then waits. It shares nothing but its cwd
-// with us, so what is found is what it did.
-class Other {
-public:
-    explicit Other(const std::function<void()>& use) {
-        int ready[2];
-        REQUIRE(pipe(ready) == 0);
-        pid_ = fork();
-        REQUIRE(pid_ >= 0);
-        if (pid_ == 0) {
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            prctl(PR_SET_NAME, "a-holder");
-            if (chdir("/") == 0) use();
-            if (write(ready[1], "r", 1) == 1) pause();
-            _exit(0);
-        }
-        char byte = 0;
-        REQUIRE(read(ready[0], &byte, 1) == 1);
-        close(ready[0]);
-        close(ready[1]);
-    }
-    ~Other() {
-        kill(pid_, SIGKILL);
-        waitpid(pid_, nullptr, 0);
-    }
-    pid_t pid() const { return pid_; }
-
-private:
-    pid_t pid_ = -1;
-};
 
 // A file system of its own that needs no device. Needs root.
 struct OwnTmpfs {
@@ -87,21 +54,21 @@ TEST_CASE("whoever uses a file system is named with what he does there", "[devic
     CHECK(find_holders(tmpfs.device, Hold::file_system).empty());
     const std::string file = tmpfs.path + "/file";
     {
-        const Other other([&] { (void)!chdir(tmpfs.path.c_str()); });
+        const OtherProcess other([&] { (void)!chdir(tmpfs.path.c_str()); });
         CHECK(detail_of(find_holders(tmpfs.device, Hold::file_system), other.pid()) ==
               "has '" + tmpfs.path + "' as its working directory");
     }
     {
-        const Other other([&] { (void)!chroot(tmpfs.path.c_str()); });
+        const OtherProcess other([&] { (void)!chroot(tmpfs.path.c_str()); });
         CHECK(detail_of(find_holders(tmpfs.device, Hold::file_system), other.pid()) ==
               "has '" + tmpfs.path + "' as its root directory");
     }
     {
-        const Other other([&] { open(file.c_str(), O_RDONLY); });
+        const OtherProcess other([&] { open(file.c_str(), O_RDONLY); });
         CHECK(detail_of(find_holders(tmpfs.device, Hold::file_system), other.pid()) == "has '" + file + "' open");
     }
     {
-        const Other other([&] {
+        const OtherProcess other([&] {
             const int fd = open(file.c_str(), O_RDONLY);
             (void)mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
             close(fd);
@@ -124,7 +91,7 @@ TEST_CASE("what is mounted on a file system holds it", "[device][holders]") {
 
 TEST_CASE("a mount that leaked into another namespace holds the device, not the mount", "[device][holders]") {
     const OwnTmpfs tmpfs;
-    const Other other([&] {
+    const OtherProcess other([&] {
         if (unshare(CLONE_NEWNS) != 0) _exit(1);
         if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) _exit(1);
     });
@@ -139,8 +106,8 @@ TEST_CASE("a mount that leaked into another namespace holds the device, not the 
 TEST_CASE("a search for holders is bounded in number and time", "[device][holders]") {
     const OwnTmpfs tmpfs;
     const auto use = [&] { (void)!chdir(tmpfs.path.c_str()); };
-    const Other first(use);
-    const Other second(use);
+    const OtherProcess first(use);
+    const OtherProcess second(use);
     CHECK(find_holders(tmpfs.device, Hold::file_system).size() == 2);
     CHECK(find_holders(tmpfs.device, Hold::file_system, {.count = 1}).size() == 1);
     CHECK(find_holders(tmpfs.device, Hold::file_system, {.time = std::chrono::milliseconds(0)}).empty());
