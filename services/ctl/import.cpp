@@ -100,9 +100,10 @@ private:
         if (answer) return TRY(decode_as<schemas::VolumeCreate::Reply>(std::string_view(*answer))).path;
         Error error = std::move(answer).error();
         if (error.code != Errc::timed_out) return error;
-        // It may be there or be coming, and then it is ours to remove; but a volume of that name may also
-        // be somebody else's. The same request again gets the first one's answer and so tells.
         session_.ignore_first_stop();
+        if (error.details.contains("operation")) return give_up(std::move(error));
+        // Unanswered: it may be there or be coming, and then it is ours to remove; but a volume of that name
+        // may also be somebody else's. The same request again gets the first one's answer, and so tells.
         const auto again = session_.call_raw(schemas::VolumeCreate::kType, body, what, request_id);
         if (again || again.error().details.contains("operation")) return give_up(std::move(error));
         if (again.error().code == Errc::timed_out) {

@@ -1,5 +1,13 @@
 #include "services/ctl/supervisor.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
 #include <fstream>
 #include <sstream>
 
@@ -75,6 +83,32 @@ TEST_CASE("a manager that was killed before it was ready is started again", "[ct
                                "if [ -e " + marker + " ]; then exit 5; fi; touch " + marker + "; kill -9 $$"};
     CHECK(supervised.run().error().code == Errc::in_use);
     CHECK_THAT(supervised.err.str(), Catch::Contains("was killed by signal 9") && Catch::Contains("starting it again"));
+}
+
+TEST_CASE("a service that gave up its privileges still ends with a supervisor that is killed", "[ctl]") {
+    std::array<int, 2> ends{};
+    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
+    const Fd reading(ends[0]);
+    Fd writing(ends[1]);
+    const pid_t supervisor = ::fork();
+    if (supervisor == 0) {
+        if (::fork() == 0) {
+            ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+            const auto account = service_account();
+            const bool dropped = account && drop_privileges(*account);
+            if (::write(writing.get(), dropped ? "y" : "n", 1) != 1) ::_exit(1);
+        }
+        for (;;) ::pause();
+    }
+    writing.close();
+    char answer = 0;
+    REQUIRE(::read(reading.get(), &answer, 1) == 1);
+    CHECK(answer == 'y');
+    ::kill(supervisor, SIGKILL);
+    ::waitpid(supervisor, nullptr, 0);
+    pollfd handle{.fd = reading.get(), .events = POLLIN, .revents = 0};
+    REQUIRE(::poll(&handle, 1, 10000) == 1);  // Its end, as both are gone.
+    CHECK(::read(reading.get(), &answer, 1) == 0);
 }
 
 }  // namespace cowslip::ctl
