@@ -1,0 +1,225 @@
+// cowslip-bench-cycle: the main job through the bus, by K processes with one long-lived client each:
+// create a clone of a base, get it, write 4 KiB, put it, remove it. Prints JSON: milliseconds per
+// step and for the sum of the replies; cycles per second until nothing is left behind the replies;
+// and counts per cycle. The same steps as cowslip-bench-bare.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "common/client.h"
+#include "schemas/pool_manager.h"
+
+namespace {
+
+using namespace cowslip;
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+    std::string socket;
+    std::string base;
+    std::string metadata_device;  // Name below /sys/block: its flushes are counted.
+    unsigned workers = 1;
+    unsigned cycles = 50;
+    bool two_requests = false;
+};
+
+constexpr std::array kSteps{"create", "get", "write", "put", "rm"};
+using Times = std::array<double, kSteps.size() + 1>;  // And the sum.
+constexpr std::chrono::seconds kTimeout{120};
+
+double since(Clock::time_point start) {
+    return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+Result<void> write_4k(const std::string& root) {
+    const std::string path = root + "/written";
+    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) return errno_error(errno, "open '" + path + "'");
+    const std::string block(4096, 'x');
+    const ssize_t written = ::write(fd, block.data(), block.size());
+    ::close(fd);
+    if (written != 4096) return errno_error(errno, "write '" + path + "'");
+    return {};
+}
+
+Result<Times> one_cycle(Client& client, const Options& options, const std::string& id) {
+    Times times{};
+    auto start = Clock::now();
+    const auto done = [&](std::size_t which) {
+        times[which] = since(start);
+        start = Clock::now();
+    };
+    schemas::VolumeCreate create;
+    create.id = id;
+    create.parent = options.base;
+    create.get = options.two_requests;
+    std::string path = TRY(client.call(create, kTimeout)).path;
+    done(0);
+    if (!options.two_requests) {
+        schemas::VolumeGet get;
+        get.id = id;
+        path = TRY(client.call(get, kTimeout)).path;
+    }
+    done(1);
+    TRY(write_4k(path));
+    done(2);
+    schemas::VolumePut put;
+    put.id = id;
+    put.remove = options.two_requests;
+    TRY(client.call(put, kTimeout));
+    done(3);
+    if (!options.two_requests) {
+        schemas::VolumeRemove remove;
+        remove.id = id;
+        TRY(client.call(remove, kTimeout));
+    }
+    done(4);
+    for (std::size_t i = 0; i < kSteps.size(); ++i) times.back() += times[i];
+    return times;
+}
+
+Result<void> work(const Options& options, unsigned worker, Times* results) {
+    BusContext context;
+    auto client = TRY(Client::connect(context, options.socket));
+    schemas::VolumeExists exists;
+    exists.id = options.base;
+    TRY(client.call(exists, kTimeout));  // Connected, before the clock runs.
+    for (unsigned i = 0; i < options.cycles; ++i) {
+        results[i] = TRY(one_cycle(client, options, fmt::format("bench-{}-{}", worker, i)));
+    }
+    return {};
+}
+
+double percentile(std::vector<double> values, double part) {
+    std::sort(values.begin(), values.end());
+    return values[static_cast<std::size_t>(part * static_cast<double>(values.size() - 1))];
+}
+
+// Processes begun since the machine started.
+std::uint64_t forks() {
+    std::ifstream stat("/proc/stat");
+    std::string word;
+    std::uint64_t count = 0;
+    while (stat >> word) {
+        if (word == "processes") stat >> count;
+    }
+    return count;
+}
+
+// A metadata commit of dm-thin flushes the metadata device twice.
+std::uint64_t metadata_commits(const std::string& device) {
+    std::ifstream stat("/sys/block/" + device + "/stat");
+    std::vector<std::uint64_t> fields;
+    for (std::uint64_t field = 0; stat >> field;) fields.push_back(field);
+    return fields.size() > 15 ? fields[15] / 2 : 0;
+}
+
+Result<schemas::SystemStatus::Reply> settled(Client& client) {
+    for (;;) {
+        auto status = TRY(client.call(schemas::SystemStatus{}, kTimeout));
+        if (status.behind_reply == 0) return status;
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+}
+
+Result<int> run(const Options& options) {
+    const std::size_t count = std::size_t{options.workers} * options.cycles;
+    void* shared = ::mmap(nullptr, count * sizeof(Times), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) return errno_error(errno, "mmap");
+    auto* results = static_cast<Times*>(shared);
+    std::array<int, 2> gate{};
+    if (::pipe2(gate.data(), O_CLOEXEC) != 0) return errno_error(errno, "pipe");
+    std::vector<pid_t> children;
+    for (unsigned worker = 0; worker < options.workers; ++worker) {
+        const pid_t child = ::fork();
+        if (child < 0) return errno_error(errno, "fork");
+        if (child > 0) {
+            children.push_back(child);
+            continue;
+        }
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        ::close(gate[1]);
+        char byte = 0;
+        while (::read(gate[0], &byte, 1) > 0) {
+        }
+        const auto worked = work(options, worker, results + std::size_t{worker} * options.cycles);
+        if (!worked) std::cerr << "cowslip-bench-cycle: " << worked.error().message << '\n';
+        ::_exit(worked ? 0 : 1);
+    }
+    // Only now: a context has threads, and those do not survive a fork.
+    BusContext context;
+    auto client = TRY(Client::connect(context, options.socket));
+    auto before = TRY(settled(client));
+    const std::uint64_t commits = metadata_commits(options.metadata_device);
+    const std::uint64_t forked = forks();
+    const auto start = Clock::now();
+    ::close(gate[1]);
+    bool failed = false;
+    for (const pid_t child : children) {
+        int status = 0;
+        ::waitpid(child, &status, 0);
+        failed = failed || status != 0;
+    }
+    const auto after = TRY(settled(client));
+    const double seconds = since(start) / 1000;
+    if (failed) return Error{Errc::internal, "a worker failed"};
+
+    const auto cycles = static_cast<double>(count);
+    std::ostringstream out;
+    out << "{";
+    for (std::size_t step = 0; step <= kSteps.size(); ++step) {
+        std::vector<double> values;
+        for (std::size_t i = 0; i < count; ++i) values.push_back(results[i][step]);
+        out << fmt::format("\"{0}_p50\":{1:.2f},\"{0}_p99\":{2:.2f},",
+                           step == kSteps.size() ? "request_path" : kSteps[step], percentile(values, 0.5),
+                           percentile(values, 0.99));
+    }
+    const auto per_cycle = [&](const std::string& counter) {
+        return static_cast<double>(after.counters.at(counter) - before.counters[counter]) / cycles;
+    };
+    // Each worker is one fork before the clock, and its client's two ZeroMQ threads after it.
+    const double begun = (static_cast<double>(forks() - forked) - 2.0 * options.workers) / cycles;
+    out << fmt::format(
+        "\"rate\":{:.2f},\"store_syncs\":{:.2f},\"store_commits\":{:.2f},\"turns\":{:.2f},\"mounts\":{:.2f},",
+        cycles / seconds, per_cycle("store_syncs"), per_cycle("commits"), per_cycle("turns"), per_cycle("mount.mount"));
+    out << fmt::format("\"processes_started\":{:.2f},\"metadata_commits\":{:.2f}}}", std::max(0.0, begun),
+                       static_cast<double>(metadata_commits(options.metadata_device) - commits) / cycles);
+    std::cout << out.str() << '\n';
+    return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    Options options;
+    CLI::App app("The cycle create, get, write, put, rm through the bus, by K processes at once");
+    app.add_option("--socket", options.socket, "the clients' socket of a service")->required();
+    app.add_option("--base", options.base, "the volume to clone")->required();
+    app.add_option("--metadata-device", options.metadata_device, "name below /sys/block, for its flushes");
+    app.add_option("--workers", options.workers, "processes at once")->check(CLI::Range(1, 256));
+    app.add_option("--cycles", options.cycles, "of each process")->check(CLI::Range(1, 100000));
+    app.add_flag("--two-requests", options.two_requests, "create --get and put --rm");
+    CLI11_PARSE(app, argc, argv);
+    const auto status = run(options);
+    if (!status) {
+        std::cerr << "cowslip-bench-cycle: " << status.error().message << '\n';
+        return 1;
+    }
+    return *status;
+}
