@@ -21,16 +21,16 @@ namespace cowslip {
 // One code per *reaction* a caller can have; everything else goes into the message. The names
 // travel on the wire (schemas/envelope.h), so the list is append-only.
 enum class Errc : std::uint8_t {
-    internal,           // A defect of ours, or a kernel answer we have no rule for.
-    invalid_argument,   // The request can never succeed as it stands.
+    internal,          // A defect of ours, or a kernel answer we have no rule for.
+    invalid_argument,  // The request can never succeed as it stands.
     not_found,
     already_exists,
-    in_use,             // Somebody holds it; details["holders"] says who.
-    no_space,           // The pool or the state file system is full.
-    unavailable,        // Not now: starting, stopping, pool out of service. Retry.
-    busy,               // Overload only: a queue is at its bound. Retry.
-    timed_out,          // The wait ended, the operation may go on.
-    needs_repair,       // The pool or the store contradicts itself; an operator must look.
+    in_use,        // Somebody holds it; details["holders"] says who.
+    no_space,      // The pool or the state file system is full.
+    unavailable,   // Not now: starting, stopping, pool out of service. Retry.
+    busy,          // Overload only: a queue is at its bound. Retry.
+    timed_out,     // The wait ended, the operation may go on.
+    needs_repair,  // The pool or the store contradicts itself; an operator must look.
     permission_denied,
     unimplemented,
 };

@@ -61,8 +61,8 @@ struct Unmount {
     static constexpr const char* kType = "mount.unmount";
     struct Reply {
         bool busy = false;
-        std::vector<Holder> holders;     // At most 16, when busy.
-        std::int32_t sync_error = 0;     // errno of syncfs; unless `force`, it stays mounted then.
+        std::vector<Holder> holders;  // At most 16, when busy.
+        std::int32_t sync_error = 0;  // errno of syncfs; unless `force`, it stays mounted then.
         MSGPACK_DEFINE_MAP(busy, holders, sync_error)
     };
     std::string directory;

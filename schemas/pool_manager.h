@@ -59,7 +59,7 @@ struct PoolCreate {
     std::uint64_t block_size_bytes = 65536;
     std::string data_device;
     std::string metadata_device;
-    std::string adopt;                 // dm name of an existing thin-pool.
+    std::string adopt;  // dm name of an existing thin-pool.
     bool force = false;
     bool accept_no_zeroing = false;
     MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
@@ -87,8 +87,8 @@ struct Volume {
     std::uint32_t thin_id = 0;
     std::uint64_t transaction_id = 0;  // The pool's, when it was born.
     std::uint64_t size_bytes = 0;
-    std::string fs;                    // ext4, xfs or none.
-    std::string created_at;            // RFC 3339 UTC.
+    std::string fs;          // ext4, xfs or none.
+    std::string created_at;  // RFC 3339 UTC.
     Labels labels;
     std::vector<Lease> leases;
     std::optional<std::string> device;  // Absent unless active.
@@ -109,7 +109,7 @@ struct VolumeCreate {
     std::uint64_t size_bytes = 0;  // Default 10 GiB, or the parent's.
     std::string fs;                // Default ext4, or the parent's.
     Labels labels;
-    bool get = false;              // Also take a lease and mount it (read-write).
+    bool get = false;  // Also take a lease and mount it (read-write).
     std::string holder;
     std::string mount_label;
     // With get: stay in state creating until volume.put with filled=true, so that nobody sees it
@@ -125,8 +125,8 @@ struct VolumeRemove {
         MSGPACK_DEFINE_MAP(existed)
     };
     std::string id;
-    bool wait = false;        // Answer only when the pool's blocks are back.
-    bool must_exist = false;  // Otherwise an unknown id is success.
+    bool wait = false;          // Answer only when the pool's blocks are back.
+    bool must_exist = false;    // Otherwise an unknown id is success.
     std::uint32_t thin_id = 0;  // If given: only that life of the name.
     MSGPACK_DEFINE_MAP(id, wait, must_exist, thin_id)
 };
@@ -238,7 +238,7 @@ struct LeaseList {
 
 struct Operation {
     std::uint64_t number = 0;
-    std::string type;     // The request's type, or the name of the work behind a reply.
+    std::string type;  // The request's type, or the name of the work behind a reply.
     std::string subject;
     std::string waiting_for;  // In words: "its turn", "device-actor-123", "the pool".
     std::uint64_t age_ms = 0;

@@ -143,7 +143,7 @@ private:
     struct Device {
         std::string path = {};
         bool read_only = false;
-        bool complete = true;  // False: its maker died before it had a table.
+        bool complete = true;         // False: its maker died before it had a table.
         std::string mount_path = {};  // Empty: not mounted.
         bool mount_read_only = false;
         std::string mount_label = {};

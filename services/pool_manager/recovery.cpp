@@ -72,7 +72,8 @@ Task<void> PoolManager::look_at_devices(Operation& operation) {
                     co_await tell(operation, ActorKind::device, Urgency::watching, resume);
                 if (!resumed) co_return resumed.error();
             }
-            devices_[found.thin_id] = Device{.path = found.path, .read_only = found.read_only, .complete = found.live_table};
+            devices_[found.thin_id] =
+                Device{.path = found.path, .read_only = found.read_only, .complete = found.live_table};
         }
         if (!page->more || page->devices.empty()) break;
         command.after_thin_id = page->devices.back().thin_id;
@@ -121,7 +122,8 @@ Task<void> PoolManager::restore_leases(Operation& operation) {
         const LeaseRow lease = store_.leases(thin_id).front();
         const auto device = devices_.find(thin_id);
         const bool mounts = lease.mode.starts_with("mounted");
-        if (device != devices_.end() && device->second.complete && (!mounts || !device->second.mount_path.empty())) continue;
+        if (device != devices_.end() && device->second.complete && (!mounts || !device->second.mount_path.empty()))
+            continue;
         Operation& part = new_operation("restore_lease", row->name.value_or(""));
         part.role = Role::housekeeping;
         numbers.push_back(part.number);

@@ -2,9 +2,9 @@
 #include <cstdlib>
 #include <iostream>
 
-#include <catch2/catch.hpp>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <catch2/catch.hpp>
 
 #include "tests/simulation/world.h"
 
@@ -32,8 +32,8 @@ private:
     void expect(const Answer& answer, std::optional<Errc> error) {
         const std::optional<Errc> got = answer.error ? std::optional(answer.error->code) : std::nullopt;
         if (got == error || !wrong_.empty()) return;
-        wrong_ = fmt::format("{}: expected {}, got {} {}", name_, error ? to_string(*error) : "ok", got ? to_string(*got) : "ok",
-                             answer.error ? answer.error->message : "");
+        wrong_ = fmt::format("{}: expected {}, got {} {}", name_, error ? to_string(*error) : "ok",
+                             got ? to_string(*got) : "ok", answer.error ? answer.error->message : "");
     }
 
     void next() {
@@ -42,12 +42,18 @@ private:
             return;
         }
         switch (world_.between(0, 5)) {
-            case 0: return create(false);
-            case 1: return create(true);
-            case 2: return get();
-            case 3: return put(false);
-            case 4: return put(true);
-            case 5: return remove();
+            case 0:
+                return create(false);
+            case 1:
+                return create(true);
+            case 2:
+                return get();
+            case 3:
+                return put(false);
+            case 4:
+                return put(true);
+            case 5:
+                return remove();
         }
     }
 
@@ -157,9 +163,13 @@ Options random_options(std::uint64_t seed) {
     options.seed = seed;
     options.device_actors = 1 + static_cast<int>(random() % 4);
     options.mount_actors = 1 + static_cast<int>(random() % 3);
-    options.faults = {.lose_message = up_to(0.1), .repeat_message = up_to(0.2), .actor_dies = up_to(0.02),
-                      .actor_stalls = up_to(0.05), .manager_dies = up_to(0.01),
-                      .power_cut = seed % 3 == 0 ? up_to(0.002) : 0, .commit_fails = 0};
+    options.faults = {.lose_message = up_to(0.1),
+                      .repeat_message = up_to(0.2),
+                      .actor_dies = up_to(0.02),
+                      .actor_stalls = up_to(0.05),
+                      .manager_dies = up_to(0.01),
+                      .power_cut = seed % 3 == 0 ? up_to(0.002) : 0,
+                      .commit_fails = 0};
     return options;
 }
 
@@ -176,7 +186,8 @@ TEST_CASE("whatever dies, stalls or is lost, what was answered holds and nothing
             make_pool_and_base(world);
             std::vector<std::unique_ptr<NameClient>> clients;
             for (int i = 0; i < 6; ++i) {
-                clients.push_back(std::make_unique<NameClient>(world, fmt::format("volume-{}", i), i % 3 == 2 ? "" : "base", 12));
+                clients.push_back(
+                    std::make_unique<NameClient>(world, fmt::format("volume-{}", i), i % 3 == 2 ? "" : "base", 12));
             }
             world.run_until([&] {
                 return std::all_of(clients.begin(), clients.end(), [](const auto& client) { return client->done(); });

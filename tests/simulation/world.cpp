@@ -199,7 +199,8 @@ void World::turn() {
     }
     if (const auto timer = manager_->next_timer()) {
         at(*timer - now_ms_, [this, number = manager_number_] {
-            if (manager_ && number == manager_number_ && manager_->next_timer().value_or(now_ms_ + 1) <= now_ms_) turn();
+            if (manager_ && number == manager_number_ && manager_->next_timer().value_or(now_ms_ + 1) <= now_ms_)
+                turn();
         });
     }
 }
@@ -223,7 +224,8 @@ void World::send(const Outbox& outbox) {
 // ---- actors ----------------------------------------------------------------------------------
 
 void World::start_actor(ActorKind kind) {
-    const std::string name = fmt::format("{}-{}-0000abcd", kind == ActorKind::device ? "device" : "mount", next_actor_++);
+    const std::string name =
+        fmt::format("{}-{}-0000abcd", kind == ActorKind::device ? "device" : "mount", next_actor_++);
     actors_[name] = Actor{kind, 0, {}, false};
     note("actor starts " + name);
     at(between(1, 20), [this, name] { hello(name); });
@@ -341,7 +343,8 @@ std::string World::complain_about_store() {
     for (const auto& row : store_->thin_ids()) {
         if (row.state != "ready") return fmt::format("thin {} is {}", row.thin_id, row.state);
     }
-    if (!store_->quarantined().empty()) return fmt::format("thin {} is quarantined", store_->quarantined().front().first);
+    if (!store_->quarantined().empty())
+        return fmt::format("thin {} is quarantined", store_->quarantined().front().first);
     std::uint64_t seq = 0;
     for (;;) {
         const auto events = store_->events_since(seq, 500);
@@ -375,7 +378,8 @@ std::string World::complain_about_kernel() {
         leased_uuids.insert(thin_dm_uuid(uuid, thin_id));
         if (!lease.mode.starts_with("mounted")) continue;
         ++leased;
-        if (!mounts.is_mounted(thin_dm_uuid(uuid, thin_id))) return fmt::format("thin {} is leased and not mounted", thin_id);
+        if (!mounts.is_mounted(thin_dm_uuid(uuid, thin_id)))
+            return fmt::format("thin {} is leased and not mounted", thin_id);
     }
     if (mounted != leased) return fmt::format("{} mounts for {} leases", mounted, leased);
     for (const auto& [number, device] : kernel.devices) {

@@ -32,13 +32,13 @@ namespace cowslip::simulation {
 struct Death {};
 
 struct Faults {
-    double lose_message = 0;    // A client's request, or its reply.
+    double lose_message = 0;  // A client's request, or its reply.
     double repeat_message = 0;
-    double actor_dies = 0;      // Before an effect.
-    double actor_stalls = 0;    // Per command, for up to 20 s.
-    double manager_dies = 0;    // Per turn.
-    double power_cut = 0;       // Per turn.
-    double commit_fails = 0;    // Per effect: the pool's next metadata commit.
+    double actor_dies = 0;    // Before an effect.
+    double actor_stalls = 0;  // Per command, for up to 20 s.
+    double manager_dies = 0;  // Per turn.
+    double power_cut = 0;     // Per turn.
+    double commit_fails = 0;  // Per effect: the pool's next metadata commit.
 };
 
 struct Options {
@@ -51,7 +51,7 @@ struct Options {
 };
 
 struct Answer {
-    std::string body;             // Encoded, if there is no error.
+    std::string body;  // Encoded, if there is no error.
     std::optional<Error> error;
     std::string frame;
 };
@@ -150,7 +150,7 @@ private:
 
     std::map<std::string, Actor> actors_;
     int next_actor_ = 1;
-    std::map<std::uint64_t, int> deaths_;    // Of actors, by the operation they worked for.
+    std::map<std::uint64_t, int> deaths_;  // Of actors, by the operation they worked for.
     std::uint64_t carried_out_for_ = 0;
     std::map<std::string, Request> requests_;
     std::uint64_t next_request_ = 1;
