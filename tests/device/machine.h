@@ -27,8 +27,8 @@ inline constexpr std::uint64_t kTag = std::uint64_t{7} << 32U;
 
 class Machine {
 public:
-    explicit Machine(const std::string& uuid = "0123456789abcdef0123456789abcdef")
-        : uuid(uuid), pool{uuid, pool_dm_name(uuid)} {
+    explicit Machine(std::string pool_uuid = "0123456789abcdef0123456789abcdef")
+        : uuid(std::move(pool_uuid)), pool{uuid, pool_dm_name(uuid)} {
         REQUIRE(mkdir(pool_folder().c_str(), 0700) == 0);
         spec.pool = pool;
         spec.backing = "loop";
@@ -39,7 +39,8 @@ public:
     ~Machine() {
         for (auto mount = mounts_.rbegin(); mount != mounts_.rend(); ++mount) umount2(mount->c_str(), MNT_DETACH);
         for (int round = 0; round < 2; ++round) {
-            for (const auto& left : dm.list("COWSLIP-" + uuid).value()) {
+            const auto devices = dm.list("COWSLIP-" + uuid).value();
+            for (const auto& left : devices) {
                 if (left.suspended) static_cast<void>(dm.resume(left.device));
                 static_cast<void>(dm.remove(left.device));
             }

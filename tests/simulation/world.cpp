@@ -239,7 +239,7 @@ void World::hello(const std::string& name) {
     found->second.queued.clear();
     schemas::FromActorOf<schemas::Empty> message;
     message.hello = schemas::Hello{found->second.kind == ActorKind::device ? "device" : "mount", name, 1, ""};
-    deliver(FromActor{name, encode(message)});
+    deliver(cowslip::FromActor{name, encode(message)});
 }
 
 void World::begin_command(const std::string& name) {
@@ -279,7 +279,7 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
         message.reply->error = schemas::WireError{std::string(to_string(body.error().code)), body.error().message,
                                                   body.error().details, false};
     }
-    deliver(FromActor{name, encode(message)});
+    deliver(cowslip::FromActor{name, encode(message)});
     begin_command(name);
 }
 

@@ -24,9 +24,9 @@ struct Asked {
     std::string body;
 };
 
-class FakeManager {
+class AnsweringManager {
 public:
-    explicit FakeManager(const TemporaryFolder& folder)
+    explicit AnsweringManager(const TemporaryFolder& folder)
         : socket_(std::move(*ServerSocket::bind(context_, folder / "clients.sock", 0660))) {}
 
     std::optional<Asked> receive(std::chrono::milliseconds wait = 5s) {
@@ -89,7 +89,7 @@ TEST_CASE("request ids are UUIDs of version 7, all different, in the order of ti
 
 TEST_CASE("a call returns the typed reply, or the manager's error with its details", "[client]") {
     const TemporaryFolder folder;
-    FakeManager manager(folder);
+    AnsweringManager manager(folder);
     std::thread thread([&] {
         BusContext context;
         auto client = Client::connect(context, folder / "clients.sock");
@@ -127,7 +127,7 @@ TEST_CASE("what was accepted but is not done is no reply of a call", "[client]")
 
 TEST_CASE("many requests may be outstanding; they arrive in order, and answers find theirs in any order", "[client]") {
     const TemporaryFolder folder;
-    FakeManager manager(folder);
+    AnsweringManager manager(folder);
     BusContext context;
     auto client = Client::connect(context, folder / "clients.sock");
     REQUIRE(client);
@@ -171,7 +171,7 @@ TEST_CASE("bad requests are refused before they are sent", "[client]") {
 
 TEST_CASE("after the manager's death everything outstanding is sent again, in order, with the same ids", "[client]") {
     const TemporaryFolder folder;
-    std::optional<FakeManager> manager(std::in_place, folder);
+    std::optional<AnsweringManager> manager(std::in_place, folder);
     BusContext context;
     auto client = Client::connect(context, folder / "clients.sock");
     REQUIRE(client);
@@ -257,7 +257,7 @@ TEST_CASE("without a manager a request ends at its deadline as unavailable, with
 
 TEST_CASE("a silent manager is a time-out, and says that the request may have been done", "[client]") {
     const TemporaryFolder folder;
-    FakeManager manager(folder);
+    AnsweringManager manager(folder);
     BusContext context;
     auto client = Client::connect(context, folder / "clients.sock");
     REQUIRE(client);
@@ -282,7 +282,7 @@ TEST_CASE("a silent manager is a time-out, and says that the request may have be
 TEST_CASE("a request whose reply got lost is sent again after five seconds, and a second answer is ignored",
           "[client]") {
     const TemporaryFolder folder;
-    FakeManager manager(folder);
+    AnsweringManager manager(folder);
     BusContext context;
     auto client = Client::connect(context, folder / "clients.sock");
     REQUIRE(client);
@@ -305,7 +305,7 @@ TEST_CASE("a request whose reply got lost is sent again after five seconds, and 
 
 TEST_CASE("replies that make no sense are ignored, and those of another protocol are errors", "[client]") {
     const TemporaryFolder folder;
-    FakeManager manager(folder);
+    AnsweringManager manager(folder);
     BusContext context;
     auto client = Client::connect(context, folder / "clients.sock");
     REQUIRE(client);
@@ -328,7 +328,7 @@ TEST_CASE("replies that make no sense are ignored, and those of another protocol
 
 TEST_CASE("an answer to another request stays for whoever asks for it", "[client]") {
     const TemporaryFolder folder;
-    FakeManager manager(folder);
+    AnsweringManager manager(folder);
     std::thread server([&] {
         for (int i = 0; i < 2; ++i) {
             const auto asked = manager.receive();

@@ -22,7 +22,7 @@ struct Ran {
     std::string err;
 };
 
-struct Fixture {
+struct CommandsFixture {
     Ran run(std::vector<std::string> args) {
         args.insert(args.begin(), {"--socket", folder / "clients.sock"});
         std::ostringstream out;
@@ -61,7 +61,7 @@ const std::string kExampleJson =
 
 }  // namespace
 
-TEST_CASE_METHOD(Fixture, "show prints the keys that scripts read, null where absent", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "show prints the keys that scripts read, null where absent", "[ctl]") {
     manager.on<VolumeShow>([](const VolumeShow& request) -> Result<Volume> {
         CHECK(request.id == "web");
         return example_volume();
@@ -75,7 +75,7 @@ TEST_CASE_METHOD(Fixture, "show prints the keys that scripts read, null where ab
     CHECK_THAT(run({"show", "web", "--bytes"}).out, Catch::Contains("size\t10737418240\n"));
 }
 
-TEST_CASE_METHOD(Fixture, "ls asks for page after page and prints an array of what show prints", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "ls asks for page after page and prints an array of what show prints", "[ctl]") {
     manager.on<VolumeList>([](const VolumeList& request) -> Result<VolumeList::Reply> {
         CHECK(request.labels == Labels{{"user", "ada"}});
         VolumeList::Reply reply{{example_volume()}, request.after != "c"};
@@ -92,7 +92,7 @@ TEST_CASE_METHOD(Fixture, "ls asks for page after page and prints an array of wh
                Catch::StartsWith("b\tbase\tready\t10 GiB\text4\t1\t2026-11-23T08:00:00.000Z\nc\t"));
 }
 
-TEST_CASE_METHOD(Fixture, "an empty pool lists nothing, as text and as JSON", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "an empty pool lists nothing, as text and as JSON", "[ctl]") {
     manager.on<VolumeList>([](const VolumeList&) -> Result<VolumeList::Reply> { return VolumeList::Reply{}; });
     manager.start();
     CHECK(run({"ls"}).out.empty());
@@ -100,7 +100,7 @@ TEST_CASE_METHOD(Fixture, "an empty pool lists nothing, as text and as JSON", "[
     CHECK(run({"tree"}).out.empty());
 }
 
-TEST_CASE_METHOD(Fixture, "pool status has its spaces as objects", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "pool status has its spaces as objects", "[ctl]") {
     manager.on<PoolStatus>([](const PoolStatus&) -> Result<PoolStatus::Reply> {
         PoolStatus::Reply pool;
         pool.name = "default";
@@ -121,7 +121,7 @@ TEST_CASE_METHOD(Fixture, "pool status has its spaces as objects", "[ctl]") {
     CHECK_THAT(run({"pool", "status"}).out, Catch::Contains("data\t1 B of 2 B (50%)\n"));
 }
 
-TEST_CASE_METHOD(Fixture, "create is silent in a script, and prints the path it got", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "create is silent in a script, and prints the path it got", "[ctl]") {
     manager.on<VolumeCreate>([](const VolumeCreate& request) -> Result<VolumeCreate::Reply> {
         return VolumeCreate::Reply{example_volume(), request.get ? "/s/mnt/web/rootfs" : ""};
     });
@@ -136,7 +136,7 @@ TEST_CASE_METHOD(Fixture, "create is silent in a script, and prints the path it 
     CHECK((shown.out.empty() && shown.err.find("next: cowslip get") != std::string::npos));
 }
 
-TEST_CASE_METHOD(Fixture, "get prints the path and attach the device, alone", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "get prints the path and attach the device, alone", "[ctl]") {
     manager.on<VolumeGet>([](const VolumeGet& request) -> Result<VolumeGet::Reply> {
         CHECK((request.holder == "me" && request.read_only && request.mount_label == "l"));
         return VolumeGet::Reply{"/s/mnt/web/rootfs", true};
@@ -151,7 +151,7 @@ TEST_CASE_METHOD(Fixture, "get prints the path and attach the device, alone", "[
     CHECK(run({"attach", "web", "--json"}).out == "{\"device\":\"/dev/mapper/x\",\"changed\":true}\n");
 }
 
-TEST_CASE_METHOD(Fixture, "put passes on what was asked", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "put passes on what was asked", "[ctl]") {
     manager.on<VolumePut>([](const VolumePut& request) -> Result<VolumePut::Reply> {
         CHECK((request.remove && request.force && request.all_holders && !request.filled));
         return VolumePut::Reply{true};
@@ -160,7 +160,7 @@ TEST_CASE_METHOD(Fixture, "put passes on what was asked", "[ctl]") {
     CHECK(run({"put", "web", "--rm", "--force", "--all-holders", "--json"}).out == "{\"changed\":true}\n");
 }
 
-TEST_CASE_METHOD(Fixture, "exists answers with its exit code", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "exists answers with its exit code", "[ctl]") {
     manager.on<VolumeExists>([](const VolumeExists& request) -> Result<VolumeExists::Reply> {
         return VolumeExists::Reply{request.id == "yes"};
     });
@@ -171,7 +171,7 @@ TEST_CASE_METHOD(Fixture, "exists answers with its exit code", "[ctl]") {
     CHECK(run({"exists", "no", "--json"}).out == "{\"exists\":false}\n");
 }
 
-TEST_CASE_METHOD(Fixture, "an error of the service is told with its code and details", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "an error of the service is told with its code and details", "[ctl]") {
     manager.on<VolumeGet>([](const VolumeGet&) -> Result<VolumeGet::Reply> {
         return Error{Errc::in_use, "get 'web': mounted otherwise", {{"holders", {"me"}}}};
     });
@@ -185,7 +185,7 @@ TEST_CASE_METHOD(Fixture, "an error of the service is told with its code and det
     CHECK(run({"get", "web"}).err == "error: get 'web': mounted otherwise\n  holders: me\n");
 }
 
-TEST_CASE_METHOD(Fixture, "what was accepted and goes on is exit code 8 and says how to wait", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "what was accepted and goes on is exit code 8 and says how to wait", "[ctl]") {
     manager.on_raw(VolumeCreate::kType, [](const Request&) { return Result<std::string>(encode(Accepted{true, 42})); });
     manager.start();
     const auto ran = run({"create", "web"});
@@ -196,7 +196,7 @@ TEST_CASE_METHOD(Fixture, "what was accepted and goes on is exit code 8 and says
     CHECK(json["error"]["details"]["operation"][0] == "42");
 }
 
-TEST_CASE_METHOD(Fixture, "a request without an answer ends in its time and names its id", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "a request without an answer ends in its time and names its id", "[ctl]") {
     manager.on_raw(VolumeRemove::kType, [](const Request&) { return std::nullopt; });
     manager.on_raw(VolumeGet::kType, [](const Request&) { return std::nullopt; });
     manager.start();
@@ -206,7 +206,7 @@ TEST_CASE_METHOD(Fixture, "a request without an answer ends in its time and name
     CHECK(run({"rm", "web", "--timeout", "300ms"}).code == 8);
 }
 
-TEST_CASE_METHOD(Fixture, "an interrupted request says what goes on, with exit code 130", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "an interrupted request says what goes on, with exit code 130", "[ctl]") {
     manager.on_raw(VolumeGet::kType, [](const Request&) -> std::optional<Result<std::string>> {
         ::kill(::getpid(), SIGINT);  // Blocked, and looked for between two steps.
         return std::nullopt;
@@ -220,7 +220,7 @@ TEST_CASE_METHOD(Fixture, "an interrupted request says what goes on, with exit c
     CHECK(json["error"]["details"].contains("request_id"));
 }
 
-TEST_CASE_METHOD(Fixture, "rm reports each failure and ends with the first one's code", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "rm reports each failure and ends with the first one's code", "[ctl]") {
     manager.on<VolumeRemove>([](const VolumeRemove& request) -> Result<VolumeRemove::Reply> {
         if (request.id == "v3") return Error{Errc::in_use, "remove 'v3': held"};
         if (request.id == "v700") return Error{Errc::internal, "remove 'v700': broken"};
@@ -238,7 +238,7 @@ TEST_CASE_METHOD(Fixture, "rm reports each failure and ends with the first one's
     CHECK(run({"rm", "a", "b", "--request-id", "x"}).code == 2);
 }
 
-TEST_CASE_METHOD(Fixture, "cleanup names what it left, as in use", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "cleanup names what it left, as in use", "[ctl]") {
     manager.on<SystemCleanup>([](const SystemCleanup&) -> Result<SystemCleanup::Reply> {
         return SystemCleanup::Reply{2, {"web: bash (pid 7)"}};
     });
@@ -249,7 +249,7 @@ TEST_CASE_METHOD(Fixture, "cleanup names what it left, as in use", "[ctl]") {
     CHECK_THAT(run({"cleanup"}).err, Catch::Contains("left: web: bash (pid 7)"));
 }
 
-TEST_CASE_METHOD(Fixture, "wait ends with the operation's own error", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "wait ends with the operation's own error", "[ctl]") {
     manager.on<OperationWait>([](const OperationWait& request) -> Result<Empty> {
         if (request.operation == 7) return Error{Errc::no_space, "create 'web': the pool is full"};
         return Empty{};
@@ -261,7 +261,7 @@ TEST_CASE_METHOD(Fixture, "wait ends with the operation's own error", "[ctl]") {
     CHECK(run({"wait", "8x"}).code == 2);
 }
 
-TEST_CASE_METHOD(Fixture, "bus call sends any message and prints its answer", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "bus call sends any message and prints its answer", "[ctl]") {
     manager.on<VolumeExists>([](const VolumeExists& request) -> Result<VolumeExists::Reply> {
         return VolumeExists::Reply{request.id == "a"};
     });
@@ -273,7 +273,7 @@ TEST_CASE_METHOD(Fixture, "bus call sends any message and prints its answer", "[
     CHECK(run({"bus", "call", "volume.exists", "nonsense"}).code == 2);
 }
 
-TEST_CASE_METHOD(Fixture, "bus describe shows requests and answers without a service", "[ctl]") {
+TEST_CASE_METHOD(CommandsFixture, "bus describe shows requests and answers without a service", "[ctl]") {
     const auto json = Json::parse(run({"bus", "describe", "volume.create"}).out);
     CHECK(json["request"].contains("filling"));
     CHECK(json["reply"]["volume"]["leases"][0].contains("holder"));

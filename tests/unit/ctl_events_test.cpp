@@ -22,8 +22,8 @@ Event event(std::uint64_t seq, const std::string& type = "volume.created") {
 }
 
 // Keeps events `oldest` to `newest`.
-struct Fixture {
-    Fixture() {
+struct EventsFixture {
+    EventsFixture() {
         manager.on<EventSince>([this](const EventSince& request) -> Result<EventSince::Reply> {
             EventSince::Reply reply;
             reply.oldest = oldest;
@@ -77,7 +77,7 @@ using Seqs = std::vector<std::uint64_t>;
 
 }  // namespace
 
-TEST_CASE_METHOD(Fixture, "events prints what is kept, page after page", "[ctl]") {
+TEST_CASE_METHOD(EventsFixture, "events prints what is kept, page after page", "[ctl]") {
     newest = 5;
     manager.start();
     std::ostringstream out;
@@ -89,7 +89,7 @@ TEST_CASE_METHOD(Fixture, "events prints what is kept, page after page", "[ctl]"
     CHECK(run({"events", "--since", "x", "--socket", folder / "clients.sock"}, console, *stop) == 2);
 }
 
-TEST_CASE_METHOD(Fixture, "a follower prints each event once, in order, and ends with 130", "[ctl]") {
+TEST_CASE_METHOD(EventsFixture, "a follower prints each event once, in order, and ends with 130", "[ctl]") {
     newest = 3;
     CHECK(follow({"--since", "1", "--follow"}, [&] {
               newest = 5;
@@ -98,7 +98,7 @@ TEST_CASE_METHOD(Fixture, "a follower prints each event once, in order, and ends
     CHECK(code == 130);
 }
 
-TEST_CASE_METHOD(Fixture, "a follower asks for what a gap left out", "[ctl]") {
+TEST_CASE_METHOD(EventsFixture, "a follower asks for what a gap left out", "[ctl]") {
     CHECK(follow({"--since", "0", "--follow"}, [&] {
               newest = 6;
               manager.publish(event(1));
@@ -106,7 +106,8 @@ TEST_CASE_METHOD(Fixture, "a follower asks for what a gap left out", "[ctl]") {
           }) == Seqs{1, 2, 3, 4, 5, 6});
 }
 
-TEST_CASE_METHOD(Fixture, "a heartbeat tells a follower of events that it never saw, and is not printed", "[ctl]") {
+TEST_CASE_METHOD(EventsFixture, "a heartbeat tells a follower of events that it never saw, and is not printed",
+                 "[ctl]") {
     CHECK(follow({"--since", "0", "--follow"}, [&] {
               newest = 3;
               manager.publish(event(3, "heartbeat"));
@@ -115,7 +116,7 @@ TEST_CASE_METHOD(Fixture, "a heartbeat tells a follower of events that it never 
           }) == Seqs{1, 2, 3});
 }
 
-TEST_CASE_METHOD(Fixture, "a follower that names no start begins with what happens next", "[ctl]") {
+TEST_CASE_METHOD(EventsFixture, "a follower that names no start begins with what happens next", "[ctl]") {
     newest = 10;
     CHECK(follow({"--follow"}, [&] {
               newest = 11;
@@ -123,13 +124,13 @@ TEST_CASE_METHOD(Fixture, "a follower that names no start begins with what happe
           }) == Seqs{11});
 }
 
-TEST_CASE_METHOD(Fixture, "a follower goes on where events are no longer kept", "[ctl]") {
+TEST_CASE_METHOD(EventsFixture, "a follower goes on where events are no longer kept", "[ctl]") {
     oldest = 8;
     newest = 9;
     CHECK(follow({"--since", "2", "--follow"}, [] {}) == Seqs{8, 9});
 }
 
-TEST_CASE_METHOD(Fixture, "a service whose events went backwards ends its followers", "[ctl]") {
+TEST_CASE_METHOD(EventsFixture, "a service whose events went backwards ends its followers", "[ctl]") {
     newest = 9;
     CHECK(follow({"--since", "7", "--follow"}, [&] {
               newest = 4;

@@ -19,7 +19,7 @@ const std::string kUuid = "0123456789abcdef0123456789abcdef";
 struct Crash {};
 
 // A machine with one actor. Its kernel outlives the actor.
-struct World {
+struct Lab {
     FakeKernel kernel;
     FakeDeviceMapper dm{kernel};
     FakeHost host{kernel};
@@ -34,8 +34,8 @@ struct World {
                   .metadata_sectors = 32768};
     DmDevice pool_device{pool_dm_name(kUuid), pool_dm_uuid(kUuid)};
 
-    World() = default;
-    World(const World&) = delete;
+    Lab() = default;
+    Lab(const Lab&) = delete;
 
     DmDevice thin(std::uint32_t id) const { return {thin_dm_name(kUuid, id), thin_dm_uuid(kUuid, id)}; }
     FakePool& core() { return kernel.pools.at(kernel.number_of(pool_device)); }
@@ -71,7 +71,7 @@ void die_everywhere(Prepare prepare, Command command, Check check) {
     for (int crash_at = 0; !finished; ++crash_at) {
         CAPTURE(crash_at);
         REQUIRE(crash_at < 50);
-        World world;
+        Lab world;
         prepare(world);
         int left = crash_at;
         world.kernel.before_effect = [&](const std::string&) {
@@ -91,7 +91,7 @@ void die_everywhere(Prepare prepare, Command command, Check check) {
 }  // namespace
 
 TEST_CASE("a new pool on loop files is formatted, live and empty", "[device_actor]") {
-    World world;
+    Lab world;
     const auto state = world.actor.create_pool({.spec = world.spec});
     REQUIRE(state);
     CHECK(state->loaded);
@@ -106,7 +106,7 @@ TEST_CASE("a new pool on loop files is formatted, live and empty", "[device_acto
 }
 
 TEST_CASE("creating a pool that is loaded only reports", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     const auto state = world.actor.create_pool({.spec = world.spec, .force = true});
@@ -117,9 +117,8 @@ TEST_CASE("creating a pool that is loaded only reports", "[device_actor]") {
 }
 
 TEST_CASE("creating a pool survives the actor's death at any point", "[device_actor][crash]") {
-    die_everywhere([](World&) {},
-                   [](World& world) { return world.actor.create_pool({.spec = world.spec}).has_value(); },
-                   [](World& world) {
+    die_everywhere([](Lab&) {}, [](Lab& world) { return world.actor.create_pool({.spec = world.spec}).has_value(); },
+                   [](Lab& world) {
                        CHECK(world.kernel.devices.size() == 1);
                        CHECK(world.kernel.blocks.size() == 2);
                        CHECK(world.create_thin(2) == Outcome::unknown);  // Its id is still 0.
@@ -128,7 +127,7 @@ TEST_CASE("creating a pool survives the actor's death at any point", "[device_ac
 }
 
 TEST_CASE("a pool that was half made when the power went is made again, a used one is not", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.kernel.reboot();
     CHECK(world.actor.create_pool({.spec = world.spec}).error().code == Errc::in_use);
@@ -137,7 +136,7 @@ TEST_CASE("a pool that was half made when the power went is made again, a used o
 }
 
 TEST_CASE("a pool is not made over what is in use, holds something or is not listed", "[device_actor]") {
-    World world;
+    Lab world;
     world.kernel.add_disk("/dev/vda", kGib);
     world.kernel.add_disk("/dev/vdb", 32768);
     world.spec.backing = "pair";
@@ -165,7 +164,7 @@ TEST_CASE("a pool is not made over what is in use, holds something or is not lis
 }
 
 TEST_CASE("a pool starts only over its own metadata, within the window of ids", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     world.kernel.reboot();
@@ -204,20 +203,20 @@ TEST_CASE("a pool starts only over its own metadata, within the window of ids", 
 }
 
 TEST_CASE("starting and stopping a pool survive the actor's death at any point", "[device_actor][crash]") {
-    const auto stopped = [](World& world) {
+    const auto stopped = [](Lab& world) {
         world.make_pool();
         REQUIRE(world.create_thin(2) == Outcome::done);
         REQUIRE(world.actor.stop_pool({world.spec}));
     };
     die_everywhere(
         stopped,
-        [](World& world) {
+        [](Lab& world) {
             return world.actor.start_pool({world.spec, kTag + 1, kTag + 1}).has_value();
         },
-        [](World& world) { CHECK(world.create_thin(3) == Outcome::done); });
-    die_everywhere([](World& world) { world.make_pool(); },
-                   [](World& world) { return world.actor.stop_pool({world.spec}).has_value(); },
-                   [](World& world) {
+        [](Lab& world) { CHECK(world.create_thin(3) == Outcome::done); });
+    die_everywhere([](Lab& world) { world.make_pool(); },
+                   [](Lab& world) { return world.actor.stop_pool({world.spec}).has_value(); },
+                   [](Lab& world) {
                        CHECK(world.kernel.devices.empty());
                        CHECK(world.kernel.blocks.empty());
                        CHECK(world.kernel.nodes.empty());
@@ -225,7 +224,7 @@ TEST_CASE("starting and stopping a pool survive the actor's death at any point",
 }
 
 TEST_CASE("a loop file that is gone or too short is named before any load", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.kernel.reboot();
     world.kernel.media.at("file:data").sectors--;
@@ -236,7 +235,7 @@ TEST_CASE("a loop file that is gone or too short is named before any load", "[de
 }
 
 TEST_CASE("a pool whose reload was cut off in the middle is resumed at its start", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.dm.suspend(world.pool_device, SuspendMode::freeze) == 0);
     CHECK(world.actor.read_pool_status({world.pool})->suspended);
@@ -247,7 +246,7 @@ TEST_CASE("a pool whose reload was cut off in the middle is resumed at its start
 }
 
 TEST_CASE("a pool with an active thin does not stop, and the thin is named", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     const auto refused = world.actor.stop_pool({world.spec});
@@ -258,7 +257,7 @@ TEST_CASE("a pool with an active thin does not stop, and the thin is named", "[d
 }
 
 TEST_CASE("the status of a pool that is not loaded is no error", "[device_actor]") {
-    World world;
+    Lab world;
     const auto state = world.actor.read_pool_status({world.pool, true});
     REQUIRE(state);
     CHECK_FALSE(state->loaded);
@@ -268,7 +267,7 @@ TEST_CASE("the status of a pool that is not loaded is no error", "[device_actor]
 }
 
 TEST_CASE("the transaction id is compared, and only goes up", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     const auto wrong = world.actor.set_transaction_id({world.pool, kTag, kTag + 9});
     CHECK(wrong->error_number == EINVAL);
@@ -278,7 +277,7 @@ TEST_CASE("the transaction id is compared, and only goes up", "[device_actor]") 
 }
 
 TEST_CASE("each message comes back with the kernel's errno and the status after it", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     CHECK(world.create_thin(2) == Outcome::done);
     CHECK(world.actor.create_thin({world.pool, 2})->error_number == EEXIST);
@@ -291,7 +290,7 @@ TEST_CASE("each message comes back with the kernel's errno and the status after 
 }
 
 TEST_CASE("an active origin is suspended round the snapshot, and resumed", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     std::vector<std::string> order;
@@ -305,7 +304,7 @@ TEST_CASE("an active origin is suspended round the snapshot, and resumed", "[dev
 }
 
 TEST_CASE("an inactive origin is not touched", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     CHECK(world.judged(world.snap(3, 2).verdict) == Outcome::done);
@@ -313,7 +312,7 @@ TEST_CASE("an inactive origin is not touched", "[device_actor]") {
 }
 
 TEST_CASE("an origin is suspended even if the manager thinks that it is not active", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     REQUIRE(world.actor.create_snap({world.pool, 3, 2, false}));
@@ -321,7 +320,7 @@ TEST_CASE("an origin is suspended even if the manager thinks that it is not acti
 }
 
 TEST_CASE("a snapshot of an origin that somebody resumed meanwhile is deleted as torn", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     world.kernel.before_effect = [&](const std::string& effect) {
@@ -336,7 +335,7 @@ TEST_CASE("a snapshot of an origin that somebody resumed meanwhile is deleted as
 }
 
 TEST_CASE("the origin is resumed when the snapshot is refused, and when the pool has no space", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     CHECK(world.snap(2, 2).verdict.error_number == EEXIST);
@@ -349,7 +348,7 @@ TEST_CASE("the origin is resumed when the snapshot is refused, and when the pool
 }
 
 TEST_CASE("a resume that fails for good is reported with the verdict", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     world.kernel.resume_fails = {world.thin(2).uuid};
@@ -369,14 +368,14 @@ TEST_CASE("a resume that fails for good is reported with the verdict", "[device_
 TEST_CASE("a repeated snapshot of an active origin leaves nothing suspended, wherever the first died",
           "[device_actor][crash]") {
     die_everywhere(
-        [](World& world) {
+        [](Lab& world) {
             world.make_pool();
             world.mount(2);
         },
-        [](World& world) {
+        [](Lab& world) {
             return world.actor.create_snap({world.pool, 3, 2, true}).has_value();
         },
-        [](World& world) {
+        [](Lab& world) {
             CHECK(world.core().core.thins.contains(3));
             CHECK_FALSE(world.suspended(world.thin(2)));
         });
@@ -384,12 +383,12 @@ TEST_CASE("a repeated snapshot of an active origin leaves nothing suspended, whe
 
 TEST_CASE("activation is by comparing, whatever a dead actor left", "[device_actor][crash]") {
     die_everywhere(
-        [](World& world) {
+        [](Lab& world) {
             world.make_pool();
             REQUIRE(world.create_thin(2) == Outcome::done);
         },
-        [](World& world) { return world.activate(2).error_number == 0; },
-        [](World& world) {
+        [](Lab& world) { return world.activate(2).error_number == 0; },
+        [](Lab& world) {
             const auto table = world.dm.table(world.thin(2)).value();
             REQUIRE(table);
             CHECK(table->sectors == 65536);
@@ -399,7 +398,7 @@ TEST_CASE("activation is by comparing, whatever a dead actor left", "[device_act
 }
 
 TEST_CASE("an active thin is not touched again, and gets another table if its own differs", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     world.kernel.effects.clear();
@@ -415,7 +414,7 @@ TEST_CASE("an active thin is not touched again, and gets another table if its ow
 }
 
 TEST_CASE("a table that waits, left by a dead actor, does not become live by a resume", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     const auto live = world.dm.table(world.thin(2)).value();
@@ -426,7 +425,7 @@ TEST_CASE("a table that waits, left by a dead actor, does not become live by a r
 }
 
 TEST_CASE("an old node that points at another device is made anew", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     REQUIRE(world.create_thin(3) == Outcome::done);
@@ -437,7 +436,7 @@ TEST_CASE("an old node that points at another device is made anew", "[device_act
 }
 
 TEST_CASE("a thin that cannot be activated leaves no device, and the pool's status tells why", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     const auto reply = world.activate(2);
     CHECK(reply.error_number == ENODATA);
@@ -446,7 +445,7 @@ TEST_CASE("a thin that cannot be activated leaves no device, and the pool's stat
 }
 
 TEST_CASE("one thin id cannot be activated under two names of ours", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     REQUIRE(world.dm.create({"somebody", world.thin(2).uuid}) == 0);
@@ -458,7 +457,7 @@ TEST_CASE("one thin id cannot be activated under two names of ours", "[device_ac
 }
 
 TEST_CASE("a thin that somebody has open stays, with the holder's name", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     const auto busy = world.actor.deactivate({world.pool, 2});
@@ -477,7 +476,7 @@ TEST_CASE("a thin that somebody has open stays, with the holder's name", "[devic
 }
 
 TEST_CASE("those who open a device for a moment are waited for, for at most two seconds", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     REQUIRE(world.activate(2).error_number == 0);
@@ -493,7 +492,7 @@ TEST_CASE("those who open a device for a moment are waited for, for at most two 
 }
 
 TEST_CASE("a node whose device is gone goes with the next deactivation", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.kernel.nodes[world.thin(2).name] = 77;
     CHECK(world.actor.deactivate({world.pool, 2})->error_number == 0);
@@ -501,7 +500,7 @@ TEST_CASE("a node whose device is gone goes with the next deactivation", "[devic
 }
 
 TEST_CASE("a delete removes the device first, and names who has the thin active under another name", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     REQUIRE(world.activate(2).error_number == 0);
@@ -520,7 +519,7 @@ TEST_CASE("a delete removes the device first, and names who has the thin active 
 }
 
 TEST_CASE("active devices are listed by thin id, page by page, without the pool", "[device_actor]") {
-    World world;
+    Lab world;
     for (std::uint32_t id = 4100; id > 0; --id) world.kernel.devices[1000 + id].device = world.thin(id);
     REQUIRE(world.dm.create({"other", thin_dm_uuid(std::string(32, 'f'), 1)}) == 0);
     const auto first = world.actor.list_active({world.pool});
@@ -536,7 +535,7 @@ TEST_CASE("active devices are listed by thin id, page by page, without the pool"
 }
 
 TEST_CASE("active devices are listed with what a manager compares", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.mount(2);
     REQUIRE(world.dm.suspend(world.thin(2), SuspendMode::freeze) == 0);
@@ -552,7 +551,7 @@ TEST_CASE("active devices are listed with what a manager compares", "[device_act
 }
 
 TEST_CASE("the pool's own list has each thin's birth mark, and holds no metadata snapshot", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.create_thin(2) == Outcome::done);
     REQUIRE(world.actor.set_transaction_id({world.pool, kTag + 1, kTag + 2}));
@@ -572,7 +571,7 @@ TEST_CASE("the pool's own list has each thin's birth mark, and holds no metadata
 
 TEST_CASE("a metadata snapshot that is held is released only on order, and never in an adopted pool",
           "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     REQUIRE(world.dm.message(world.pool_device, kReserveMetadataSnapMessage) == 0);
     const auto busy = world.actor.list_thins({world.pool});
@@ -585,7 +584,7 @@ TEST_CASE("a metadata snapshot that is held is released only on order, and never
 }
 
 TEST_CASE("an adopted pool is used under its own name if root has listed it, and is never changed", "[device_actor]") {
-    World world;
+    Lab world;
     world.kernel.add_disk("/dev/vda", kGib);
     world.kernel.add_disk("/dev/vdb", 32768);
     const DmDevice theirs{"theirs", ""};
@@ -620,7 +619,7 @@ TEST_CASE("an adopted pool is used under its own name if root has listed it, and
 }
 
 TEST_CASE("values that no sane manager sends are refused before anything is looked at", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     world.kernel.effects.clear();
     const auto refused = [](const auto& result) { return !result && result.error().code == Errc::invalid_argument; };
@@ -651,7 +650,7 @@ TEST_CASE("values that no sane manager sends are refused before anything is look
 }
 
 TEST_CASE("a command arrives as bytes and is answered with bytes", "[device_actor]") {
-    World world;
+    Lab world;
     world.make_pool();
     const std::string bytes = encode(CreateThin{.pool = world.pool, .thin_id = 2});
     const auto document = decode(bytes);
