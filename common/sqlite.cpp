@@ -128,6 +128,13 @@ Result<Database> Database::open(const std::string& file) {
         return Error{Errc::needs_repair,
                      fmt::format("open store '{}': it does not take WAL with synchronous=FULL", file)};
     }
+    // What an earlier process failed to sync may be in the log all the same: nothing is built on it before it is
+    // on the disk, in the database. No room for that is no broken disk.
+    try {
+        database.query("PRAGMA wal_checkpoint(TRUNCATE)").next();
+    } catch (const StoreFailure& failure) {
+        if (failure.kind() != StoreFailure::Kind::full) return Error{Errc::needs_repair, failure.what()};
+    }
     return database;
 }
 

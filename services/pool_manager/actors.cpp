@@ -4,6 +4,11 @@
 
 namespace cowslip {
 
+namespace {
+constexpr std::uint32_t kMostAwaitedInARow =
+    16;  // Then one from behind a reply, or removals would never end under load.
+}
+
 void Actors::expect(const std::vector<std::string>& incarnations) {
     unaccounted_.insert(incarnations.begin(), incarnations.end());
 }
@@ -91,8 +96,16 @@ Actors::Pending* Actors::take_for(const std::string& incarnation, const Actor& a
         if (Pending* pending = take(Urgency::watching)) return pending;
     }
     if (watcher_ == incarnation) return nullptr;
-    if (Pending* pending = take(Urgency::awaited)) return pending;
-    return take(Urgency::behind);
+    auto& in_a_row = awaited_in_a_row_[actor.kind];
+    if (in_a_row < kMostAwaitedInARow) {
+        if (Pending* pending = take(Urgency::awaited)) {
+            ++in_a_row;
+            return pending;
+        }
+    }
+    in_a_row = 0;
+    if (Pending* pending = take(Urgency::behind)) return pending;
+    return take(Urgency::awaited);
 }
 
 std::vector<Actors::Outgoing> Actors::assign(std::int64_t now_ms) {

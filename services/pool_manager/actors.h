@@ -27,7 +27,7 @@ enum class ActorKind : std::uint8_t { device, mount };
 
 enum class Urgency : std::uint8_t {
     awaited,   // Somebody waits for it.
-    behind,    // Behind a reply: only when nothing awaited is left.
+    behind,    // Behind a reply: when nothing awaited is left, and now and then.
     watching,  // Never blocks: for the watcher, if there is more than one device actor.
 };
 
@@ -123,6 +123,7 @@ private:
     std::set<std::string> unaccounted_;
     std::string watcher_;  // Empty while there is at most one device actor.
     std::map<std::pair<ActorKind, Urgency>, std::deque<Pending*>> queues_;
+    std::map<ActorKind, std::uint32_t> awaited_in_a_row_;
 };
 
 }  // namespace cowslip

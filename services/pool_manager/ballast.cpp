@@ -7,8 +7,6 @@
 
 #include <cstdint>
 
-#include <spdlog/spdlog.h>
-
 #include "common/files.h"
 
 namespace cowslip {
@@ -26,8 +24,6 @@ Ballast Ballast::take(const std::string& file) {
     const Fd fd(room ? ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1);
     if (fd && ::posix_fallocate(fd.get(), 0, kBytes) == 0) return Ballast(true);
     release(file);
-    spdlog::error("the file system of the state folder has no room for {} MiB of ballast: no new volumes",
-                  kBytes >> 20U);
     return Ballast(false);
 }
 

@@ -29,6 +29,7 @@ Task<CommandOutcome> PoolManager::tell_once(Operation& operation, ActorKind kind
                                         std::move(message)};
     Actors::Wanted wanted{kind, urgency, key, Message::kType, encode(command)};
     operation.waiting_for = Message::kType;
+    operation.confirmed_when_told = pool_row_ ? pool_row_->confirmed : 0;
     count(Message::kType);
     CommandOutcome outcome = co_await actors_.command(std::move(wanted));
     co_return Result<CommandOutcome>(std::move(outcome));
@@ -43,7 +44,8 @@ Task<typename Message::Reply> PoolManager::tell(Operation& operation, ActorKind 
         if (!outcome) co_return outcome.error();
         if (outcome->kind == CommandOutcome::Kind::answered) {
             ++operation.step;
-            operation.deaths = 0;  // They count for one command.
+            Result<void> survived = forget_deaths(operation);
+            if (!survived) co_return survived.error();
             if (!outcome->body) co_return outcome->body.error();
             co_return decode_as<typename Message::Reply>(std::string_view(*outcome->body));
         }

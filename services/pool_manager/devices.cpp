@@ -20,19 +20,23 @@ Result<void> PoolManager::count_attempt(Operation& operation, const CommandOutco
                                              operation.subject, operation.deaths)};
 }
 
-// Takes the names, and the pool (shared) with them; starts a stopped pool first.
+// Deaths count for one command, and this one was answered.
+Result<void> PoolManager::forget_deaths(Operation& operation) {
+    if (std::exchange(operation.deaths, 0) == 0 || !operation.recorded) return {};
+    return store_.set_attempts(operation.number, operation.attempts, 0);
+}
+
+// Takes the names, and the pool (shared) with them; starts a stopped pool. The places in the queues are
+// kept meanwhile, so that requests about one name stay in order.
 Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest> names, NeedsPool needs_pool) {
     if (needs_pool == NeedsPool::yes) names.push_back({kPoolKey, LockMode::shared});
-    for (;;) {
-        NameLock lock = co_await names_.acquire(names);
-        if (needs_pool == NeedsPool::no) co_return Result<NameLock>(std::move(lock));
-        if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
-        if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
-        if (pool_row_->state == "ready" && pool_.loaded) co_return Result<NameLock>(std::move(lock));
-        lock.release();
-        Result<void> started = co_await start_pool(operation);
-        if (!started) co_return started.error();
-    }
+    NameLock lock = co_await names_.acquire(names);
+    if (needs_pool == NeedsPool::no) co_return Result<NameLock>(std::move(lock));
+    if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    Result<void> started = co_await start_pool(operation);
+    if (!started) co_return started.error();
+    co_return Result<NameLock>(std::move(lock));
 }
 
 // Out of service: the kernel has stopped to take messages. Nothing is undone; it is asked again.
@@ -57,7 +61,7 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
     Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) {
-        if (!reply->pool_status.empty()) take_status(0, reply->pool_status);
+        if (!reply->pool_status.empty()) take_status(operation, 0, reply->pool_status);
         if (!pool_.writable)
             co_return Error{Errc::unavailable,
                             fmt::format("activate '{}': the pool is {}", operation.subject, pool_.mode)};
@@ -102,16 +106,26 @@ Task<std::string> PoolManager::mount(Operation& operation, VolumeRow row, bool r
     command.mount_label = label;
     command.grow = !read_only && row.fs_sectors < row.size_sectors;
     Result<schemas::Mount::Reply> reply = co_await tell(operation, ActorKind::mount, Urgency::awaited, command);
-    if (!reply) co_return reply.error();
+    if (!reply) {
+        // Its node is gone, perhaps: the next get looks at the device again.
+        if (reply.error().code == Errc::unavailable) devices_.at(row.thin_id).complete = false;
+        co_return reply.error();
+    }
     if (reply->grown) {
         Result<void> recorded = store_.set_fs_sectors(row.thin_id, row.size_sectors);
         if (!recorded) co_return recorded.error();
     }
     Device& mounted = devices_[row.thin_id];
     mounted.mount_path = reply->path;
+    mounted.directory = command.directory;
     mounted.mount_read_only = read_only;
     mounted.mount_label = label;
     co_return reply->path;
+}
+
+Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, bool force) {
+    std::string directory = devices_.at(thin_id).directory;
+    co_return co_await unmount(operation, thin_id, std::move(directory), force);
 }
 
 Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force) {
@@ -183,6 +197,7 @@ Task<std::string> PoolManager::put_away(Operation& operation, std::uint32_t thin
              fmt::format("its device is open without a lease: {}", fmt::join(holders, "; ")));
         now_idle(thin_id);
     } else {
+        now_idle(thin_id);  // Tried again when it is past its time again.
         co_return away.error();
     }
     co_return "";

@@ -11,6 +11,8 @@ namespace cowslip {
 
 namespace {
 
+constexpr std::size_t kMostLeases = 1024;  // Of a volume: what tells of it must fit into a frame.
+
 bool is_mount(std::string_view mode) {
     return mode.starts_with("mounted");
 }
@@ -37,6 +39,9 @@ Result<bool> PoolManager::check_lease(const VolumeRow& row, const LeaseWanted& w
                          {{"holders", holder_names(leases)}}};
         }
     }
+    if (leases.size() >= kMostLeases) {
+        return Error{Errc::busy, fmt::format("volume '{}' has {} leases: put some first", *row.name, leases.size())};
+    }
     return false;
 }
 
@@ -52,13 +57,13 @@ Result<void> PoolManager::record_lease(const VolumeRow& row, const LeaseWanted& 
 Task<std::string> PoolManager::bring_up(Operation& operation, VolumeRow row, LeaseWanted wanted) {
     const bool mounts = is_mount(wanted.mode);
     const auto device = devices_.find(row.thin_id);
-    if (mounts && device != devices_.end() && !device->second.mount_path.empty()) {
-        if (device->second.mount_read_only == is_read_only(wanted.mode) &&
-            device->second.mount_label == wanted.mount_label) {
-            co_return device->second.mount_path;
-        }
+    if (device != devices_.end() && !device->second.mount_path.empty()) {
+        const bool same = mounts && device->second.mount_read_only == is_read_only(wanted.mode) &&
+                          device->second.mount_label == wanted.mount_label;
+        // With a lease on it, it is the mount that was asked for: a file system makes itself read-only after an error.
+        if (same || (mounts && !store_.leases(row.thin_id).empty())) co_return device->second.mount_path;
         // Left over without a lease, from a get that failed.
-        Result<void> away = co_await unmount(operation, row.thin_id, volume_directory(*row.name), true);
+        Result<void> away = co_await unmount(operation, row.thin_id, true);
         if (!away) co_return away.error();
     }
     // A read-only mount may have a journal to replay, so its device is writable.
@@ -120,12 +125,24 @@ Task<void> PoolManager::let_go(Operation& operation, VolumeRow row, bool force) 
     const auto device = devices_.find(row.thin_id);
     if (device == devices_.end()) co_return {};
     if (device->second.mount_path.empty()) co_return co_await deactivate(operation, row.thin_id);
-    Result<void> away = co_await unmount(operation, row.thin_id, volume_directory(*row.name), force);
+    Result<void> away = co_await unmount(operation, row.thin_id, force);
     if (away) now_idle(row.thin_id);
     co_return away;
 }
 
 Task<std::string> PoolManager::put_volume(Operation& operation, schemas::VolumePut request) {
+    co_return co_await end_leases(operation, std::move(request), Which::all);
+}
+
+Task<std::string> PoolManager::detach_volume(Operation& operation, schemas::VolumeDetach request) {
+    schemas::VolumePut put;
+    put.id = request.id;
+    put.holder = request.holder;
+    put.all_holders = request.all_holders;
+    co_return co_await end_leases(operation, std::move(put), Which::attached);
+}
+
+Task<std::string> PoolManager::end_leases(Operation& operation, schemas::VolumePut request, Which which) {
     Result<void> checked = check_volume_id(request.id);
     const std::string holder = default_holder(request.holder);
     if (checked) checked = check_holder(holder);
@@ -137,13 +154,11 @@ Task<std::string> PoolManager::put_volume(Operation& operation, schemas::VolumeP
         co_return Error{Errc::invalid_argument, fmt::format("volume '{}' is not being filled", request.id)};
     }
     std::vector<LeaseRow> ending = store_.leases(row->thin_id);
-    std::vector<LeaseRow> staying;
-    if (!request.all_holders) {
-        const auto others = std::stable_partition(ending.begin(), ending.end(),
-                                                  [&](const LeaseRow& lease) { return lease.holder == holder; });
-        staying.assign(others, ending.end());
-        ending.erase(others, ending.end());
-    }
+    const auto others = std::stable_partition(ending.begin(), ending.end(), [&](const LeaseRow& lease) {
+        return (request.all_holders || lease.holder == holder) && (which == Which::all || !is_mount(lease.mode));
+    });
+    std::vector<LeaseRow> staying(others, ending.end());
+    ending.erase(others, ending.end());
     if (request.remove && !staying.empty()) {
         co_return Error{Errc::in_use,
                         fmt::format("volume '{}' is in use by others: nothing was changed", request.id),
@@ -168,14 +183,6 @@ Task<std::string> PoolManager::put_volume(Operation& operation, schemas::VolumeP
     if (checked && request.remove) checked = remove_behind_reply(*row);
     if (!checked) co_return checked.error();
     co_return encode(schemas::VolumePut::Reply{.changed = !ending.empty()});
-}
-
-Task<std::string> PoolManager::detach_volume(Operation& operation, schemas::VolumeDetach request) {
-    schemas::VolumePut put;
-    put.id = request.id;
-    put.holder = request.holder;
-    put.all_holders = request.all_holders;
-    co_return co_await put_volume(operation, std::move(put));
 }
 
 }  // namespace cowslip

@@ -38,14 +38,12 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     const Account account = TRY(service_account());
     const StateFolder here = TRY(enter_state_folder(folder, account));
     const Fd lock(TRY(lock_store(here)));
-    const Ballast ballast = Ballast::take("ballast");
-
     ManagerOptions manager_options;
     manager_options.boot_id = TRY(read_file("/proc/sys/kernel/random/boot_id"));
     manager_options.account = account.name;
     manager_options.pid = static_cast<std::uint32_t>(::getpid());
     manager_options.mounts_folder = folder.mounts();
-    manager_options.low_space = !ballast.there();
+    manager_options.has_room = [] { return Ballast::take("ballast").there(); };
     manager_options.process_counters = [] {
         return std::map<std::string, std::uint64_t>{{"store_syncs", count_syncs()}};
     };
@@ -54,7 +52,16 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     PoolManager manager(store, std::move(manager_options));
     Server server = TRY(Server::open(context, here, manager));
     manager.start(TRY(list_actor_locks(here.actors())), time_now());
-    return server.serve(stop_fd);
+    try {
+        return server.serve(stop_fd);
+    } catch (const StoreFailure& failure) {
+        // At once: to close the store would write to it again, and a failed sync is never tried a second time.
+        if (failure.kind() == StoreFailure::Kind::broken) {
+            spdlog::critical("{}", failure.what());
+            std::abort();
+        }
+        throw;
+    }
 }
 
 }  // namespace
@@ -75,7 +82,8 @@ int main(int argc, char** argv) {
         spdlog::error("{}", served.error().message);
         return served.error().code == Errc::in_use ? 5 : 70;
     } catch (const StoreFailure& failure) {
-        // Nothing of the turn was sent. The next process reads what the disk has.
+        // Nothing of the turn was sent. The next process reads what the disk has, and with the ballast's room it takes
+        // all but new volumes.
         spdlog::critical("{}", failure.what());
         if (failure.kind() == StoreFailure::Kind::broken) std::abort();
         Ballast::release("ballast");

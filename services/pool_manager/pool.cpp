@@ -16,6 +16,8 @@ namespace cowslip {
 namespace {
 
 constexpr std::int64_t kWatchMs = 1000;
+constexpr std::uint32_t kMostPurged = 4096;  // Of answers and of events, each time: more than is written meanwhile.
+constexpr std::size_t kMostLeftBytes = 256 << 10U;  // What cleanup tells of that it left.
 constexpr std::int64_t kGenerationMs = 600 * 1000;
 constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
 
@@ -66,28 +68,31 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
 
 // Every status line ever read comes through here: an id outside the window means that store and
 // pool disagree, and nothing more is done to either.
-Outcome PoolManager::take_status(std::int32_t error_number, const std::string& text) {
-    const Outcome outcome = judge(error_number, text, pool_row_->confirmed, pool_row_->planned);
+// The window is that of the moment when the command was sent: its answer may be overtaken by that of a
+// compare-and-swap.
+Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_number, const std::string& text) {
+    const std::uint64_t least = operation.confirmed_when_told;
+    const Outcome outcome = judge(error_number, text, least, pool_row_->planned);
     const auto status = parse_thin_pool_status(text);
     if (!status) {
         spdlog::warn("pool status unreadable: {}", status.error().message);
         return outcome;
     }
     const bool failed = status->mode == PoolMode::fail || status->mode == PoolMode::error;
-    if (!failed && (status->transaction_id < pool_row_->confirmed || status->transaction_id > pool_row_->planned)) {
+    if (!failed && (status->transaction_id < least || status->transaction_id > pool_row_->planned)) {
         freeze(fmt::format(
             "the pool's transaction id is {}, and the store knows {} to {}: one of them is {}; nothing was changed",
-            status->transaction_id, pool_row_->confirmed, pool_row_->planned,
-            status->transaction_id < pool_row_->confirmed ? "an older copy of the pool"
-                                                          : "an older copy of the store"));
+            status->transaction_id, least, pool_row_->planned,
+            status->transaction_id < least ? "an older copy of the pool" : "an older copy of the store"));
         return Outcome::unknown;
     }
+    if (!failed && pool_.status && status->transaction_id < pool_.status->transaction_id) return outcome;  // Overtaken.
     pool_.status = *status;
-    const bool writable = is_good(*status, pool_row_->confirmed, pool_row_->planned);
+    const bool writable = is_good(*status, least, pool_row_->planned);
     std::string mode(to_string(status->mode));
     if (status->needs_check) mode += " needs_check";
     if (mode != pool_.mode) {
-        if (!pool_.mode.empty()) event("pool.mode", pool_row_->name, {{"from", pool_.mode}, {"to", mode}});
+        if (!pool_.mode.empty()) fact("pool.mode", pool_row_->name, {{"from", pool_.mode}, {"to", mode}});
         if (writable) unfind("pool", pool_row_->name);
         if (!writable)
             find("pool", pool_row_->name, fmt::format("the pool is {}: nothing can be created or removed", mode));
@@ -108,19 +113,27 @@ void PoolManager::freeze(const std::string& reason) {
     spdlog::error("pool frozen: {}", reason);
 }
 
+void PoolManager::look_for_room() {
+    has_room_ = options_.has_room();
+    if (has_room_) return unfind("state_full", "");
+    find("state_full", "",
+         "the file system of the state folder is full: make room there; no volume is made until then");
+}
+
 Task<std::string> PoolManager::watch(Operation& operation) {
     for (;;) {
         co_await sleep_ms(kWatchMs);
+        look_for_room();
+        Result<void> purged = store_.purge(kMostPurged);
+        if (!purged) co_return purged.error();
         if (!pool_.loaded || !pool_.frozen.empty()) continue;
         schemas::ReadPoolStatus command{pool_row_->spec.pool, true};
         operation.deaths = 0;
         Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::watching, command);
         if (!state || !pool_.loaded) continue;
         if (state->superblock.valid) pool_.snapshots_taken = state->superblock.time;
-        take_status(0, state->status);
+        take_status(operation, 0, state->status);
         if (creates_in_generation_ > 0 && now_.monotonic_ms - generation_opened_ms_ > kGenerationMs) begin_generation();
-        Result<void> purged = store_.purge(256);
-        if (!purged) co_return purged.error();
     }
 }
 
@@ -153,7 +166,7 @@ Task<std::string> PoolManager::advance_generation(Operation& operation) {
         schemas::SetTransactionId command{pool_row_->spec.pool, from, to};
         Result<schemas::Verdict> verdict = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
         if (!verdict) co_return verdict.error();
-        const Outcome outcome = take_verdict(*verdict);
+        const Outcome outcome = take_verdict(operation, *verdict);
         if (!pool_.frozen.empty()) co_return "";
         // EINVAL: an earlier copy of the command did it.
         if (outcome != Outcome::unknown && pool_.status->transaction_id == to) break;
@@ -200,10 +213,6 @@ Task<std::string> PoolManager::create_pool(Operation& operation, schemas::PoolCr
 // From the intent on; also where recovery begins. The caller holds the pool.
 Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schemas::PoolCreate request) {
     Result<schemas::PoolState> made = co_await make_pool(operation, request);
-    if (made && pool_row_->spec.backing == "adopted") {
-        Result<void> adopted = co_await adopt_thins(operation, request.force);
-        if (!adopted) made = adopted.error();
-    }
     if (!made) {
         // Undone at once: nobody else can have anything in it yet.
         const schemas::StopPool command{pool_row_->spec};
@@ -215,7 +224,7 @@ Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schem
             written = store_.set_reply(operation.request_id, operation.digest,
                                        error_frame(operation.request_id, made.error()));
         if (!written) co_return written.error();
-        store_.release_savepoint();
+        keep();
         pool_row_.reset();
         pool_ = {};
         operation.recorded = false;
@@ -225,6 +234,7 @@ Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schem
     if (written) written = store_.delete_operation(operation.number);
     if (!written) co_return written.error();
     pool_row_ = store_.pool();
+    pool_.loaded = true;
     generation_opened_ms_ = now_.monotonic_ms;
     event("pool.created", pool_row_->name, {{"uuid", pool_row_->spec.pool.uuid}, {"backing", pool_row_->spec.backing}});
     spdlog::info("pool created name={} uuid={} backing={}", pool_row_->name, pool_row_->spec.pool.uuid,
@@ -255,12 +265,19 @@ Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::P
                                         request.adopt, status->transaction_id)};
         }
         if (state->open_count != 0) co_return Error{Errc::in_use, fmt::format("adopt '{}': it is open", request.adopt)};
+        if (state->suspended) {
+            co_return Error{Errc::in_use, fmt::format("adopt '{}': it is suspended: `dmsetup resume {}` first",
+                                                      request.adopt, request.adopt)};
+        }
         if (state->spec.skip_zeroing && !request.accept_no_zeroing) {
             co_return Error{Errc::invalid_argument,
                             fmt::format("adopt '{}': it does not zero new blocks, so a volume can read what a "
                                         "removed one wrote: --accept-no-zeroing takes it all the same",
                                         request.adopt)};
         }
+        // Before the transaction id marks it as ours: a refusal has changed nothing.
+        Result<void> adopted = co_await adopt_thins(operation, request.force);
+        if (!adopted) co_return adopted.error();
     }
     schemas::PoolSpec spec = state->spec;
     spec.pool = pool_row_->spec.pool;
@@ -268,14 +285,13 @@ Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::P
     Result<void> written = store_.set_pool_spec(spec);
     if (!written) co_return written.error();
     pool_row_->spec = spec;
-    pool_.loaded = true;
     pool_.data_device = state->data_device;
     pool_.metadata_device = state->metadata_device;
     for (std::uint32_t tries = 0; tries < kMaxDeaths; ++tries) {
         schemas::SetTransactionId command{spec.pool, 0, pool_row_->planned};
         Result<schemas::Verdict> verdict = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
         if (!verdict) co_return verdict.error();
-        const Outcome outcome = take_verdict(*verdict);
+        const Outcome outcome = take_verdict(operation, *verdict);
         if (outcome == Outcome::unknown || pool_.status->transaction_id != pool_row_->planned) continue;
         written = store_.set_confirmed(pool_row_->planned);
         if (!written) co_return written.error();
@@ -307,6 +323,7 @@ Task<void> PoolManager::adopt_thins(Operation& operation, bool force) {
 // ---- start -----------------------------------------------------------------------------------
 
 Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas::PoolStart /*request*/) {
+    const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
     if (!pool_row_) co_return Error{Errc::not_found, "there is no pool yet: `cowslip pool create --loop 10G`"};
     Result<void> started = co_await start_pool(operation);
     if (!started) co_return started.error();
@@ -316,8 +333,10 @@ Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas:
 }
 
 Task<void> PoolManager::start_pool(Operation& operation) {
-    const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
-    if (!pool_row_ || (pool_.loaded && pool_row_->state == "ready")) co_return {};
+    if (pool_.loaded) co_return {};
+    const NameLock lock = co_await names_.acquire(kStartKey, LockMode::exclusive);
+    if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    if (pool_.loaded) co_return {};
     co_return co_await bring_up_pool(operation);
 }
 
@@ -330,13 +349,12 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
         co_return state.error();
     }
     unfind("pool", pool_row_->name);
-    pool_.loaded = true;
     pool_.data_device = state->data_device;
     pool_.metadata_device = state->metadata_device;
     pool_.snapshots_taken = state->superblock.time;
-    take_status(0, state->status);
+    take_status(operation, 0, state->status);
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
-    if (pool_.status && pool_.status->transaction_id > pool_row_->confirmed) {
+    if (pool_.writable && pool_.status->transaction_id > pool_row_->confirmed) {
         Result<void> confirmed = store_.set_confirmed(pool_.status->transaction_id);
         if (!confirmed) co_return confirmed.error();
         pool_row_->confirmed = pool_.status->transaction_id;
@@ -351,8 +369,12 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     if (!compared)
         find("unchecked", pool_row_->name,
              fmt::format("the pool's own list was not read: {}", compared.error().message));
+    Result<void> restored = co_await restore_leases(operation);
+    if (!restored) co_return restored.error();
+    pool_.loaded = true;
     begin_generation();
     pool_changed_.notify_all();
+    keep();  // It is up, whatever becomes of the request that wanted it.
     co_return {};
 }
 
@@ -410,10 +432,14 @@ Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operat
 Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemCleanup /*request*/) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     schemas::SystemCleanup::Reply reply;
-    if (!pool_row_ || !pool_.loaded) co_return encode(reply);
-    while (count_operations(Role::behind) > 0 && pool_.writable) {
+    if (!pool_row_ || pool_row_->state != "ready") co_return encode(reply);
+    // Removals are durable and go on when the pool is started again: they may have half of the client's patience.
+    std::int64_t until_ms = now_.monotonic_ms;
+    for (const Waiter& waiter : operation.waiters) until_ms = std::max(until_ms, waiter.deadline_ms);
+    until_ms = now_.monotonic_ms + (until_ms - now_.monotonic_ms) / 2;
+    while (removals_behind() > 0 && pool_.writable && now_.monotonic_ms < until_ms) {
         operation.waiting_for = "the work behind earlier replies";
-        co_await behind_changed_.wait();
+        co_await sleep_ms(50);
     }
     std::vector<std::uint64_t> numbers;
     std::set<std::uint32_t> thin_ids;
@@ -432,9 +458,10 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
         if (const auto part = operations_.find(number); part != operations_.end()) co_await part->second->ended.wait();
     }
     if (reply.left.empty()) {
+        pool_.loaded = false;
         schemas::StopPool command{pool_row_->spec};
         Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
-        if (!stopped) co_return stopped.error();
+        if (!stopped) co_return stopped.error();  // The next request starts it again.
         Result<void> written = store_.set_pool_state("stopped");
         if (!written) co_return written.error();
         event("pool.stopped", pool_row_->name);
@@ -445,19 +472,28 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
     co_return encode(reply);
 }
 
+std::size_t PoolManager::removals_behind() const {
+    return static_cast<std::size_t>(std::count_if(operations_.begin(), operations_.end(), [](const auto& entry) {
+        return entry.second->role == Role::behind && entry.second->type != "activate_ahead";
+    }));
+}
+
 Task<std::string> PoolManager::put_away_for_cleanup(Operation& operation, std::uint32_t thin_id,
                                                     std::vector<std::string>* left) {
     const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
     Result<void> away;
     const auto device = devices_.find(thin_id);
     if (device != devices_.end() && !device->second.mount_path.empty()) {
-        away = co_await unmount(operation, thin_id, volume_directory(operation.subject), false);
+        away = co_await unmount(operation, thin_id, false);
     }
     if (away) away = co_await deactivate(operation, thin_id);
     if (!away) {
         const auto& holders = away.error().details["holders"];
-        left->push_back(fmt::format("{}: {}{}{}", operation.subject, away.error().message, holders.empty() ? "" : "; ",
-                                    fmt::join(holders, "; ")));
+        std::size_t told = 0;
+        for (const std::string& text : *left) told += text.size();
+        left->push_back(told > kMostLeftBytes ? operation.subject.substr(0, 32)
+                                              : fmt::format("{}: {}{}{}", operation.subject, away.error().message,
+                                                            holders.empty() ? "" : "; ", fmt::join(holders, "; ")));
         co_return "";
     }
     for (const LeaseRow& lease : store_.leases(thin_id))

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::uint64_t kOperationBlock = 4096;
 constexpr std::size_t kEndedKept = 1024;
+constexpr std::size_t kMostWaiters = 64;  // For one operation.
 constexpr std::uint32_t kLongestTimeoutMs = 24 * 3600 * 1000;
 
 std::string digest_of(const schemas::Request& request) {
@@ -56,6 +57,10 @@ Outbox PoolManager::turn(const std::vector<Input>& inbox, Time now) {
     now_ = now;
     store_.set_time(now.wall_ms);
     ++counters_["turns"];
+    if (operations_reserved_below_ - next_operation_ < kOperationBlock / 2) {
+        reserve_operations();
+        keep();
+    }
     for (const Input& input : inbox) {
         if (const auto* client = std::get_if<FromClient>(&input)) on_client(*client);
         if (const auto* actor = std::get_if<FromActor>(&input)) on_actor(*actor);
@@ -64,10 +69,11 @@ Outbox PoolManager::turn(const std::vector<Input>& inbox, Time now) {
             actors_.on_gone(gone->incarnation);
             actors_changed_.notify_all();
         }
-        store_.release_savepoint();
+        keep();
         run_ready();
     }
     timers_.run(now.monotonic_ms);
+    keep();
     run_ready();
     outbox_.commands = actors_.assign(now.monotonic_ms);
     if (store_.commit()) ++counters_["commits"];
@@ -85,7 +91,13 @@ void PoolManager::run_ready() {
 // What one resumption writes is kept or undone as a whole (`fail` rolls it back).
 void PoolManager::resume(std::coroutine_handle<> handle) {
     handle.resume();
+    keep();
+}
+
+void PoolManager::keep() {
     store_.release_savepoint();
+    facts_.clear();
+    reserved_now_ = false;
 }
 
 void PoolManager::on_actor(const FromActor& input) {
@@ -123,14 +135,14 @@ void PoolManager::on_client(const FromClient& input) {
 }
 
 void PoolManager::on_request(const std::string& peer, const schemas::Request& request) {
-    count(request.type.size() <= 64 ? request.type : "unknown");
-    if (const auto found = queries_.find(request.type); found != queries_.end()) {
-        const auto body = found->second(request.body);
-        if (!body) return reply_error(peer, request.request_id, body.error());
-        outbox_.replies.push_back({peer, reply_frame(request.request_id, *body)});
-        return;
-    }
     const auto found = changes_.find(request.type);
+    const auto asked = queries_.find(request.type);
+    count(found != changes_.end() || asked != queries_.end() ? request.type : "unknown");
+    if (asked != queries_.end()) {
+        const auto body = asked->second(request.body);
+        if (!body) return reply_error(peer, request.request_id, body.error());
+        return reply(peer, request.request_id, reply_frame(request.request_id, *body));
+    }
     if (found == changes_.end()) {
         return reply_error(
             peer, request.request_id,
@@ -152,8 +164,7 @@ void PoolManager::join_or_begin(const std::string& peer, const schemas::Request&
                            {Errc::invalid_argument, "this request id was used for another request"});
     }
     if (stored && stored->reply) {
-        outbox_.replies.push_back({peer, *stored->reply});
-        return;
+        return reply(peer, request.request_id, *stored->reply);
     }
     if (active != by_request_.end()) return add_waiter(*operations_.at(active->second), peer, request.timeout_ms);
     if (stopping_)
@@ -173,18 +184,21 @@ void PoolManager::join_or_begin(const std::string& peer, const schemas::Request&
 }
 
 PoolManager::Operation& PoolManager::new_operation(std::string type, std::string subject) {
-    if (next_operation_ >= operations_reserved_below_) {
-        operations_reserved_below_ = next_operation_ + kOperationBlock;
-        if (auto reserved = store_.reserve_operations(operations_reserved_below_); !reserved) {
-            throw StoreFailure(StoreFailure::Kind::broken, reserved.error().message);
-        }
-    }
+    if (next_operation_ >= operations_reserved_below_) reserve_operations();
     const std::uint64_t number = next_operation_++;
     auto operation = std::make_unique<Operation>(number, ready_);
     operation->type = std::move(type);
     operation->subject = std::move(subject);
     operation->started_ms = now_.monotonic_ms;
     return *operations_.emplace(number, std::move(operation)).first->second;
+}
+
+void PoolManager::reserve_operations() {
+    operations_reserved_below_ = std::max(operations_reserved_below_, next_operation_ + kOperationBlock);
+    if (auto reserved = store_.reserve_operations(operations_reserved_below_); !reserved) {
+        throw StoreFailure(StoreFailure::Kind::broken, reserved.error().message);
+    }
+    reserved_now_ = true;
 }
 
 void PoolManager::begin(Operation& operation, Task<std::string> body) {
@@ -205,7 +219,11 @@ Task<void> PoolManager::run(Operation& operation, Task<std::string> body) {
     if (!result) fail(operation, result.error());
     operation.ended.notify_all();
     ended_[operation.number] = result ? std::optional<Error>() : result.error();
-    if (ended_.size() > kEndedKept) ended_.erase(ended_.begin());
+    ended_order_.push_back(operation.number);
+    if (ended_order_.size() > kEndedKept) {
+        ended_.erase(ended_order_.front());
+        ended_order_.pop_front();
+    }
     by_request_.erase(operation.request_id);
     if (operation.role == Role::behind) behind_changed_.notify_all();
     finished_.push_back(operation.number);
@@ -213,9 +231,11 @@ Task<void> PoolManager::run(Operation& operation, Task<std::string> body) {
 }
 
 // Not accepted yet: nothing was changed, and nothing is remembered. Accepted: undone, and the failure
-// is the answer from now on.
+// is the answer from now on. What it came upon stays true.
 void PoolManager::fail(Operation& operation, const Error& error) {
     store_.rollback_savepoint();
+    if (reserved_now_) reserve_operations();
+    for (const Fact& fact : facts_) event(fact.type, fact.subject, fact.body);
     if (operation.recorded) undo(operation, error);
     if (error.code == Errc::internal) {
         spdlog::error("operation={} type={} subject='{}' failed: {}", operation.number, operation.type,
@@ -225,15 +245,29 @@ void PoolManager::fail(Operation& operation, const Error& error) {
 }
 
 void PoolManager::answer(Operation& operation, const std::string& frame) {
-    for (const Waiter& waiter : std::exchange(operation.waiters, {})) outbox_.replies.push_back({waiter.peer, frame});
+    for (const Waiter& waiter : std::exchange(operation.waiters, {})) {
+        if (waiter.deadline) timers_.cancel(*waiter.deadline);
+        reply(waiter.peer, operation.request_id, frame);
+    }
+}
+
+void PoolManager::reply(const std::string& peer, const std::string& request_id, std::string frame) {
+    if (frame.size() > kMaxFrameBytes) {
+        frame = error_frame(request_id, {Errc::internal, "the answer is larger than a frame: ask for less at once"});
+    }
+    outbox_.replies.push_back({peer, std::move(frame)});
 }
 
 void PoolManager::add_waiter(Operation& operation, const std::string& peer, std::uint32_t timeout_ms) {
-    if (operation.waiters.size() >= 64) operation.waiters.erase(operation.waiters.begin());  // One impatient client.
+    if (operation.waiters.size() >= kMostWaiters) {
+        return reply_error(peer, operation.request_id,
+                           {Errc::busy, fmt::format("{} wait for this request already", operation.waiters.size())});
+    }
     const std::uint64_t waiter = next_waiter_++;
-    operation.waiters.push_back({peer, waiter});
-    const std::int64_t deadline = now_.monotonic_ms + std::clamp(timeout_ms, 1U, kLongestTimeoutMs);
-    timers_.at(deadline, [this, number = operation.number, waiter] { on_deadline(number, waiter); });
+    const std::int64_t deadline_ms = now_.monotonic_ms + std::clamp(timeout_ms, 1U, kLongestTimeoutMs);
+    const auto timer =
+        timers_.at(deadline_ms, [this, number = operation.number, waiter] { on_deadline(number, waiter); });
+    operation.waiters.push_back({peer, waiter, deadline_ms, timer});
 }
 
 // `accepted` and `timed_out` answer the wait, not the operation: it goes on.
@@ -244,6 +278,7 @@ void PoolManager::on_deadline(std::uint64_t number, std::uint64_t waiter) {
     const auto waiting = std::find_if(operation.waiters.begin(), operation.waiters.end(),
                                       [&](const Waiter& entry) { return entry.id == waiter; });
     if (waiting == operation.waiters.end()) return;
+    waiting->deadline.reset();
     if (operation.waits_for_place) {
         operation.gives_up = true;
         behind_changed_.notify_all();
@@ -251,7 +286,7 @@ void PoolManager::on_deadline(std::uint64_t number, std::uint64_t waiter) {
     }
     if (operation.recorded) {
         const schemas::Accepted accepted{true, number};
-        outbox_.replies.push_back({waiting->peer, reply_frame(operation.request_id, encode(accepted))});
+        reply(waiting->peer, operation.request_id, reply_frame(operation.request_id, encode(accepted)));
     } else {
         reply_error(
             waiting->peer, operation.request_id,
@@ -263,7 +298,7 @@ void PoolManager::on_deadline(std::uint64_t number, std::uint64_t waiter) {
 }
 
 void PoolManager::reply_error(const std::string& peer, const std::string& request_id, const Error& error) {
-    outbox_.replies.push_back({peer, error_frame(request_id, error)});
+    reply(peer, request_id, error_frame(request_id, error));
 }
 
 Outbox PoolManager::answer_all_waiting() {
@@ -291,12 +326,17 @@ void PoolManager::event(std::string_view type, std::string_view subject, const E
     }
 }
 
+void PoolManager::fact(const std::string& type, const std::string& subject, const EventBody& body) {
+    event(type, subject, body);
+    facts_.push_back({type, subject, body});
+}
+
 void PoolManager::find(const std::string& kind, const std::string& subject, const std::string& detail) {
     auto [entry, is_new] = findings_.try_emplace({kind, subject}, detail);
     entry->second = detail;
     if (!is_new) return;
     spdlog::warn("finding kind={} subject='{}' detail='{}'", kind, subject, detail);
-    event("finding." + kind, subject, {{"detail", detail}});
+    fact("finding." + kind, subject, {{"detail", detail}});
 }
 
 void PoolManager::unfind(const std::string& kind, const std::string& subject) {

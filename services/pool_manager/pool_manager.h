@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -75,7 +76,8 @@ struct ManagerOptions {
     std::size_t max_behind = 1024;      // Removals behind their reply; past it rm waits.
     std::size_t max_idle_devices = 32;  // Kept active without a lease, in case they are asked for again.
     std::int64_t idle_ms = 2000;        // For how long.
-    bool low_space = false;             // The state file system is full: no new volumes.
+    // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
+    std::function<bool()> has_room = [] { return true; };
     std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
 };
 
@@ -108,6 +110,8 @@ private:
     struct Waiter {
         std::string peer;
         std::uint64_t id;
+        std::int64_t deadline_ms;
+        std::optional<Timers::Handle> deadline;  // None once it has passed.
     };
 
     enum class Role : std::uint8_t {
@@ -130,6 +134,8 @@ private:
         bool recorded = false;  // It has a row: what it began is finished or undone, also by another process.
         bool gives_up = false;  // Set when its time is over while it waits for a place behind the reply.
         bool waits_for_place = false;
+        std::uint64_t confirmed_when_told = 0;  // The least transaction id that the answer to its command may show.
+        std::string mount_directory = {};       // Undone create: where its volume may have been mounted.
         std::uint32_t step = 0;
         std::uint32_t attempts = 1;  // Copies of its command that may have been carried out.
         std::uint32_t deaths = 0;
@@ -145,13 +151,14 @@ private:
         bool read_only = false;
         bool complete = true;         // False: its maker died before it had a table.
         std::string mount_path = {};  // Empty: not mounted.
+        std::string directory = {};   // Below DIR/mnt, if mounted.
         bool mount_read_only = false;
         std::string mount_label = {};
         std::int64_t idle_since_ms = 0;
     };
 
     struct PoolView {
-        bool loaded = false;
+        bool loaded = false;    // And compared with the rows: requests may use it.
         bool writable = false;  // The last status was good.
         std::string frozen;     // Why store and pool cannot be brought together; empty: they can.
         std::optional<ThinPoolStatus> status;
@@ -176,9 +183,12 @@ private:
     void answer(Operation& operation, const std::string& frame);
     void add_waiter(Operation& operation, const std::string& peer, std::uint32_t timeout_ms);
     void on_deadline(std::uint64_t operation, std::uint64_t waiter);
+    void reply(const std::string& peer, const std::string& request_id, std::string frame);
+    void reserve_operations();
     void reply_error(const std::string& peer, const std::string& request_id, const Error& error);
     void run_ready();
     void resume(std::coroutine_handle<> handle);
+    void keep();  // What was written up to here, whatever fails after it.
     std::size_t count_operations(Role role) const;
     std::size_t behind_operations() const { return count_operations(Role::behind); }
     template <class Message>
@@ -189,6 +199,8 @@ private:
     void query(Result<typename Message::Reply> (PoolManager::*handler)(const Message&));
     void register_handlers();
     void event(std::string_view type, std::string_view subject, const EventBody& body = {});
+    // An event that stays true when the operation that came upon it fails.
+    void fact(const std::string& type, const std::string& subject, const EventBody& body = {});
     void find(const std::string& kind, const std::string& subject, const std::string& detail);
     void unfind(const std::string& kind, const std::string& subject);
     auto sleep_ms(std::int64_t milliseconds);
@@ -215,6 +227,7 @@ private:
     Result<void> plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id);
     void begin_removal(std::uint64_t number, std::uint32_t thin_id, std::string subject, std::uint32_t attempts);
     Task<std::string> finish_removal(Operation& operation, std::string subject);
+    Task<bool> try_removal(Operation& operation, const std::string& subject);
     Task<bool> delete_thin(Operation& operation, const std::string& subject);
     void undo(Operation& operation, const Error& error);
 
@@ -231,6 +244,8 @@ private:
     Result<bool> check_lease(const VolumeRow& row, const LeaseWanted& wanted);  // True: it is held already.
     Task<std::string> bring_up(Operation& operation, VolumeRow row, LeaseWanted wanted);
     Task<void> let_go(Operation& operation, VolumeRow row, bool force);
+    enum class Which : std::uint8_t { all, attached };
+    Task<std::string> end_leases(Operation& operation, schemas::VolumePut request, Which which);
     Result<void> record_lease(const VolumeRow& row, const LeaseWanted& wanted);
 
     // devices.cpp
@@ -239,12 +254,14 @@ private:
     template <class Message>
     Task<typename Message::Reply> tell(Operation& operation, ActorKind kind, Urgency urgency, Message message);
     Result<void> count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what);
+    Result<void> forget_deaths(Operation& operation);
     Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names, NeedsPool needs_pool);
     Task<void> pool_in_service(Operation& operation);
     Task<std::string> activate(Operation& operation, VolumeRow row, bool read_only);
     Task<void> deactivate(Operation& operation, std::uint32_t thin_id);
     Task<std::string> mount(Operation& operation, VolumeRow row, bool read_only, std::string label);
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force);
+    Task<void> unmount(Operation& operation, std::uint32_t thin_id, bool force);
     void now_idle(std::uint32_t thin_id);
     void put_away_idle();
     void begin_put_away(std::uint32_t thin_id);
@@ -257,28 +274,32 @@ private:
     Task<std::string> carry_out_create_pool(Operation& operation, schemas::PoolCreate request);
     Task<schemas::PoolState> make_pool(Operation& operation, schemas::PoolCreate request);
     Task<void> adopt_thins(Operation& operation, bool force);
-    Task<schemas::PoolSpec> inspect_for_adoption(Operation& operation, schemas::PoolCreate request);
     Task<std::string> start_pool_request(Operation& operation, schemas::PoolStart request);
-    Task<void> start_pool(Operation& operation);     // Takes the pool; nothing to do if it is up.
-    Task<void> bring_up_pool(Operation& operation);  // With the pool taken.
+    Task<void> start_pool(Operation& operation);     // With the pool taken, shared; nothing to do if it is up.
+    Task<void> bring_up_pool(Operation& operation);  // With kStartKey taken.
+    std::size_t removals_behind() const;
     Task<void> compare_thins(Operation& operation);
     Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation);
     Task<std::string> cleanup(Operation& operation, schemas::SystemCleanup request);
     Task<std::string> put_away_for_cleanup(Operation& operation, std::uint32_t thin_id, std::vector<std::string>* left);
     Task<std::string> watch(Operation& operation);
+    void look_for_room();
     void begin_generation();
     Task<std::string> advance_generation(Operation& operation);
-    Outcome take_status(std::int32_t error_number, const std::string& status);
-    Outcome take_verdict(const schemas::Verdict& verdict) { return take_status(verdict.error_number, verdict.status); }
+    Outcome take_status(const Operation& operation, std::int32_t error_number, const std::string& status);
+    Outcome take_verdict(const Operation& operation, const schemas::Verdict& verdict) {
+        return take_status(operation, verdict.error_number, verdict.status);
+    }
     void freeze(const std::string& reason);
 
     // recovery.cpp
     Task<std::string> recover(Operation& operation);
+    Task<void> look_at_kernel(Operation& operation, std::vector<schemas::MountedVolume>* mounts);
     Task<void> look_at_devices(Operation& operation);
     Task<void> look_at_mounts(Operation& operation, std::vector<schemas::MountedVolume>* mounts);
     Task<void> restore_leases(Operation& operation);
     Task<std::string> restore_lease(Operation& operation, VolumeRow row, LeaseRow lease);
-    void end_leases_of_an_older_kernel();
+    Result<void> end_leases_of_an_older_kernel();
     void resume_operations();
     Task<std::string> resume_create(Operation& operation, std::string body);
     Task<std::string> resume_create_pool(Operation& operation, std::string body);
@@ -330,6 +351,15 @@ private:
     Outbox outbox_;
     std::map<std::string, std::uint64_t> counters_;
     std::map<std::uint64_t, std::optional<Error>> ended_;  // How the last operations ended, for operation.wait.
+    std::deque<std::uint64_t> ended_order_;
+    bool has_room_ = true;
+    struct Fact {
+        std::string type;
+        std::string subject;
+        EventBody body;
+    };
+    std::vector<Fact> facts_;    // Since the last keep().
+    bool reserved_now_ = false;  // Likewise.
 
     std::map<std::string, std::uint64_t, std::less<>> by_request_;  // Operations going on, by request id.
     std::map<std::uint64_t, std::unique_ptr<Operation>> operations_;
@@ -344,6 +374,7 @@ inline std::string thin_key(std::uint32_t thin_id) {
     return "t:" + std::to_string(thin_id);
 }
 inline constexpr const char* kPoolKey = "p";
+inline constexpr const char* kStartKey = "s";         // Starting the pool; taken by one who holds kPoolKey.
 inline constexpr const char* kMetadataSnapKey = "m";  // One metadata snapshot per pool.
 
 inline constexpr std::uint32_t kMaxDeaths = 3;

@@ -11,6 +11,7 @@ namespace cowslip {
 namespace {
 
 constexpr std::uint32_t kPage = 500;
+constexpr std::int64_t kLookAgainMs = 50;
 // Labels may be long: a page must fit into a frame.
 constexpr std::size_t kPageBytes = kMaxFrameBytes / 2;
 
@@ -115,10 +116,13 @@ Result<schemas::OperationList::Reply> PoolManager::list_operations(const schemas
 
 Task<std::string> PoolManager::wait_for_operation(Operation& operation, schemas::OperationWait request) {
     const auto found = operations_.find(request.operation);
-    if (found != operations_.end() && found->first != operation.number) {
-        operation.waiting_for = fmt::format("operation {}", request.operation);
-        co_await found->second->ended.wait();
+    if (found != operations_.end() &&
+        (found->second->role == Role::housekeeping || found->second->type == schemas::OperationWait::kType)) {
+        co_return Error{Errc::invalid_argument, fmt::format("operation {} is none to wait for", request.operation)};
     }
+    operation.waiting_for = fmt::format("operation {}", request.operation);
+    // As long as somebody waits for the wait.
+    while (operations_.contains(request.operation) && !operation.waiters.empty()) co_await sleep_ms(kLookAgainMs);
     const auto ended = ended_.find(request.operation);
     if (ended == ended_.end()) {
         co_return Error{Errc::not_found, fmt::format("operation {} is not going on: it ended long ago, or never was",
@@ -164,7 +168,7 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
             reply.warnings.push_back(fmt::format("{} % of the pool's {} are used up", used * 100 / kLastThinId, what));
     };
     warn_of_lifetime("snapshots", reply.snapshots_taken);
-    warn_of_lifetime("thin ids", pool_row_->next_thin_id);
+    warn_of_lifetime("thin ids", store_.pool()->next_thin_id);
     return reply;
 }
 
@@ -180,8 +184,11 @@ Result<schemas::SystemStatus::Reply> PoolManager::status(const schemas::SystemSt
     reply.leases = store_.count_leases();
     reply.operations = count_operations(Role::request);
     reply.behind_reply = count_operations(Role::behind);
+    std::size_t bytes = 0;
     for (const auto& [key, detail] : findings_) {
-        if (reply.findings.size() < kPage) reply.findings.push_back({key.first, key.second, detail});
+        bytes += key.first.size() + key.second.size() + detail.size();
+        if (bytes > kPageBytes) break;
+        reply.findings.push_back({key.first, key.second, detail});
     }
     reply.counters = counters_;
     if (options_.process_counters) reply.counters.merge(options_.process_counters());
@@ -193,6 +200,13 @@ Result<schemas::EventSince::Reply> PoolManager::events_since(const schemas::Even
     const std::uint32_t limit = page_size(request.limit);
     reply.events = store_.events_since(request.seq, limit);
     reply.more = reply.events.size() == limit;
+    std::size_t bytes = 0;
+    for (std::size_t i = 0; i < reply.events.size(); ++i) {
+        bytes += encode(reply.events[i]).size();
+        if (bytes < kPageBytes || i == 0) continue;
+        reply.events.resize(i);
+        reply.more = true;
+    }
     reply.oldest = store_.oldest_event_seq();
     return reply;
 }

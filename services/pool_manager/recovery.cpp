@@ -1,5 +1,5 @@
-// The start: the ordinary code, begun from the rows. In order: actors accounted for, pool, devices
-// (suspended ones resumed first), mounts, leases, unfinished operations, strays.
+// The start: the ordinary code, begun from the rows. In order: actors accounted for, devices (suspended
+// ones resumed first), mounts, pool, leases, unfinished operations, strays.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -10,6 +10,13 @@
 
 namespace cowslip {
 
+namespace {
+
+constexpr std::int64_t kAskAgainMs = 1000;
+constexpr std::int64_t kAdoptedPatienceMs = 30000;
+
+}  // namespace
+
 void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     now_ = now;
     started_ = now;
@@ -18,6 +25,7 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     operations_reserved_below_ = next_operation_;
     pool_row_ = store_.pool();
     actors_.expect(actor_locks);
+    look_for_room();
     for (const auto& [thin_id, reason] : store_.quarantined()) {
         findings_[{"foreign_thin", std::to_string(thin_id)}] =
             "a thin id in the pool that is not ours; it is left alone: " + reason;
@@ -35,24 +43,42 @@ Task<std::string> PoolManager::recover(Operation& operation) {
         operation.waiting_for = "actors of an older manager";
         co_await actors_changed_.wait();
     }
+    std::vector<schemas::MountedVolume> mounts;
     if (pool_row_ && pool_row_->state == "ready") {
-        const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
-        Result<void> started = co_await bring_up_pool(operation);
-        std::vector<schemas::MountedVolume> mounts;
-        if (started) started = co_await look_at_devices(operation);
-        if (started) started = co_await look_at_mounts(operation, &mounts);
-        if (started) started = co_await restore_leases(operation);
+        // Nobody is let in before it is known what is active and mounted, with or without its pool: a put would
+        // find nothing to unmount.
+        for (;;) {
+            Result<void> seen = co_await look_at_kernel(operation, &mounts);
+            if (seen) break;
+            spdlog::error("not ready, asking again: {}", seen.error().message);
+            co_await sleep_ms(kAskAgainMs);
+        }
+        const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
+        Result<void> started = co_await start_pool(operation);
+        // An adopted pool is somebody else's to load, perhaps later in the boot.
+        const std::int64_t until_ms = now_.monotonic_ms + kAdoptedPatienceMs;
+        while (!started && pool_.frozen.empty() && pool_row_->spec.backing == "adopted" &&
+               now_.monotonic_ms < until_ms) {
+            co_await sleep_ms(kAskAgainMs);
+            started = co_await start_pool(operation);
+        }
         if (!started) spdlog::error("pool not in service: {}", started.error().message);
-        resume_operations();
-        if (started) put_away_strays(mounts);
-    } else {
-        resume_operations();
     }
     Result<void> written = store_.set_boot_id(options_.boot_id);
     if (!written) co_return written.error();
+    resume_operations();
+    put_away_strays(mounts);
     event("service.started", "", {{"pid", std::to_string(options_.pid)}});
     ready_to_serve_ = true;
     co_return "";
+}
+
+Task<void> PoolManager::look_at_kernel(Operation& operation, std::vector<schemas::MountedVolume>* mounts) {
+    devices_.clear();
+    mounts->clear();
+    Result<void> seen = co_await look_at_devices(operation);
+    if (seen) seen = co_await look_at_mounts(operation, mounts);
+    co_return seen;
 }
 
 Task<void> PoolManager::look_at_devices(Operation& operation) {
@@ -67,9 +93,7 @@ Task<void> PoolManager::look_at_devices(Operation& operation) {
             any = true;
             // Of an origin whose actor died in between; or made and never loaded: put away as a stray.
             if (found.suspended) {
-                schemas::Resume resume{pool_row_->spec.pool, found.thin_id};
-                Result<schemas::Resume::Reply> resumed =
-                    co_await tell(operation, ActorKind::device, Urgency::watching, resume);
+                Result<void> resumed = co_await resume_origin(operation, found.thin_id);
                 if (!resumed) co_return resumed.error();
             }
             devices_[found.thin_id] =
@@ -79,18 +103,19 @@ Task<void> PoolManager::look_at_devices(Operation& operation) {
         command.after_thin_id = page->devices.back().thin_id;
     }
     // Live devices of ours outrank the boot id: a container may be given another one.
-    if (!any && store_.boot_id() != options_.boot_id) end_leases_of_an_older_kernel();
+    if (!any && store_.boot_id() != options_.boot_id) co_return end_leases_of_an_older_kernel();
     co_return {};
 }
 
-void PoolManager::end_leases_of_an_older_kernel() {
+Result<void> PoolManager::end_leases_of_an_older_kernel() {
     for (const std::uint32_t thin_id : store_.leased_volumes()) {
         const auto row = store_.volume(thin_id);
         for (const LeaseRow& lease : store_.leases(thin_id)) {
             event("lease.ended", row->name.value_or(""), {{"holder", lease.holder}, {"reason", "reboot"}});
         }
-        if (auto ended = store_.delete_leases(thin_id); !ended) spdlog::error("{}", ended.error().message);
+        TRY(store_.delete_leases(thin_id));
     }
+    return {};
 }
 
 Task<void> PoolManager::look_at_mounts(Operation& operation, std::vector<schemas::MountedVolume>* mounts) {
@@ -104,6 +129,7 @@ Task<void> PoolManager::look_at_mounts(Operation& operation, std::vector<schemas
             const auto device = thin_id ? devices_.find(*thin_id) : devices_.end();
             if (device == devices_.end()) continue;
             device->second.mount_path = options_.mounts_folder + "/" + found.directory + "/rootfs";
+            device->second.directory = found.directory;
             device->second.mount_read_only = found.read_only;
             device->second.mount_label = found.mount_label;
         }
@@ -140,6 +166,7 @@ Task<std::string> PoolManager::restore_lease(Operation& operation, VolumeRow row
     const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
     const LeaseWanted wanted{lease.holder, lease.mode, lease.mount_label};
     Result<std::string> path = co_await bring_up(operation, row, wanted);
+    unfind("lease", operation.subject);
     if (path) co_return "";
     find("lease", operation.subject, fmt::format("its {} is not there: {}", lease.mode, path.error().message));
     co_return "";
@@ -161,6 +188,10 @@ void PoolManager::resume_operations() {
                              : volume               ? fmt::format("thin {}", volume->thin_id)
                                                     : "";
         operation->request_id = row.request_id;
+        if (row.type == OperationType::remove && row.deaths >= kMaxDeaths) {
+            find("parked", operation->subject, "actors have died of its removal; it is not tried again");
+            continue;
+        }
         if (!row.request_id.empty()) {
             by_request_[row.request_id] = row.number;
             if (const auto request = store_.request(row.request_id)) operation->digest = request->digest;
@@ -183,11 +214,6 @@ void PoolManager::resume_operations() {
                 break;
             case OperationType::remove:
                 resumed.type = schemas::VolumeRemove::kType;
-                if (row.deaths >= kMaxDeaths) {
-                    find("parked", resumed.subject, "actors have died of its removal; it is not tried again");
-                    operations_.erase(row.number);
-                    break;
-                }
                 begin_removal(row.number, *row.thin_id, resumed.subject, resumed.attempts);
                 break;
             case OperationType::create_pool:
@@ -201,10 +227,10 @@ void PoolManager::resume_operations() {
 Task<std::string> PoolManager::resume_create(Operation& operation, std::string body) {
     Result<schemas::VolumeCreate> request = decode_as<schemas::VolumeCreate>(std::string_view(body));
     if (!request) co_return request.error();
-    std::vector<LockRequest> names = {{volume_key(request->id), LockMode::exclusive}};
+    std::vector<LockRequest> names = {{volume_key(request->id), LockMode::exclusive}, {kPoolKey, LockMode::shared}};
     if (!request->parent.empty()) names.push_back({volume_key(request->parent), LockMode::shared});
-    Result<NameLock> lock = co_await enter(operation, names, NeedsPool::yes);
-    if (!lock) co_return lock.error();
+    // It was accepted: without its pool it waits, and is not undone.
+    const NameLock lock = co_await names_.acquire(names);
     co_return co_await carry_out_create(operation, std::move(*request));
 }
 

@@ -213,6 +213,7 @@ Result<void> Store::set_confirmed(std::uint64_t transaction_id) {
 }
 
 Result<void> Store::delete_pool() {
+    TRY(database_.query("DELETE FROM quarantine").run());
     return database_.query("DELETE FROM pool").run();
 }
 

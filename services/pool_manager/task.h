@@ -118,7 +118,11 @@ private:
 // Things that happen at a time, in milliseconds of the manager's clock.
 class Timers {
 public:
-    void at(std::int64_t time_ms, std::function<void()> action) { timers_.emplace(time_ms, std::move(action)); }
+    using Handle = std::multimap<std::int64_t, std::function<void()>>::iterator;  // Until it has run.
+    Handle at(std::int64_t time_ms, std::function<void()> action) {
+        return timers_.emplace(time_ms, std::move(action));
+    }
+    void cancel(Handle timer) { timers_.erase(timer); }
     std::optional<std::int64_t> next() const {
         if (timers_.empty()) return std::nullopt;
         return timers_.begin()->first;

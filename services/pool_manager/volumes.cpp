@@ -48,7 +48,7 @@ Result<void> PoolManager::check_create(const schemas::VolumeCreate& request) con
 }
 
 Result<void> PoolManager::check_room() const {
-    if (options_.low_space) {
+    if (!has_room_) {
         return Error{Errc::no_space,
                      "the file system of the state folder is full: make room there (volumes can still be removed)"};
     }
@@ -59,6 +59,11 @@ Result<void> PoolManager::check_room() const {
     }
     if (pool_.status->mode == PoolMode::ro && !pool_.status->needs_check) {
         return Error{Errc::no_space, "the pool is out of metadata space: remove volumes"};
+    }
+    if (pool_.loaded && !pool_.writable) {
+        return Error{Errc::needs_repair, fmt::format("the pool is {}: volumes can be got and put, and none is made or "
+                                                     "deleted until it is repaired",
+                                                     pool_.mode)};
     }
     return {};
 }
@@ -181,7 +186,7 @@ Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
         if (row->born_max != 0) co_return row->born_max;
         Result<schemas::Verdict> verdict = co_await snapshot(operation, *row);
         if (!verdict) co_return verdict.error();
-        const Outcome outcome = take_verdict(*verdict);
+        const Outcome outcome = take_verdict(operation, *verdict);
         if (outcome == Outcome::done) co_return pool_.status->transaction_id;
         if (outcome == Outcome::refused && verdict->error_number == EEXIST) {
             // After a first attempt it can only be somebody else's device.
@@ -232,7 +237,8 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
         if (!outcome) co_return outcome.error();
         if (outcome->kind == CommandOutcome::Kind::answered) {
             ++operation.step;
-            operation.deaths = 0;
+            Result<void> survived = forget_deaths(operation);
+            if (!survived) co_return survived.error();
             if (!outcome->body) co_return outcome->body.error();
             auto reply = decode_as<schemas::CreateSnap::Reply>(std::string_view(*outcome->body));
             if (!reply) co_return reply.error();
@@ -253,8 +259,10 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
         const Result<void> again = count_attempt(operation, *outcome, schemas::CreateSnap::kType);
         if (active) {
             // It died with the origin suspended, perhaps: its writers wait for nothing else.
+            const std::uint32_t deaths = operation.deaths;
             Result<void> resumed = co_await resume_origin(operation, origin);
             if (!resumed) co_return resumed.error();
+            operation.deaths = deaths;  // The resume's answer says nothing of the snapshot.
         }
         if (!again) co_return again.error();
     }
@@ -264,7 +272,10 @@ Task<void> PoolManager::resume_origin(Operation& operation, std::uint32_t origin
     schemas::Resume resume{pool_row_->spec.pool, origin};
     Result<schemas::Resume::Reply> resumed = co_await tell(operation, ActorKind::device, Urgency::watching, resume);
     if (!resumed) co_return resumed.error();
-    if (resumed->error_number == 0) co_return {};
+    if (resumed->error_number == 0) {
+        unfind("suspended", std::to_string(origin));
+        co_return {};
+    }
     find("suspended", std::to_string(origin),
          fmt::format("its device stays suspended: {}", std::strerror(resumed->error_number)));
     co_return {};
@@ -318,9 +329,11 @@ Task<std::uint32_t> PoolManager::ensure_template(std::string fs, std::uint64_t s
         begin(operation, make_template_operation(operation, row));
         co_await operation.ended.wait();
         const auto ended = ended_.find(number);
-        if (ended == ended_.end() || !ended->second) continue;
+        const std::optional<Error> error =
+            ended == ended_.end() ? Error{Errc::unavailable, "mkfs ended unseen: ask again"} : ended->second;
+        if (!error) continue;
         // Interrupted is no failure: what an actor's death left half formatted is thrown away.
-        if (ended->second->code != Errc::unavailable || tries == kMaxDeaths) co_return *ended->second;
+        if (error->code != Errc::unavailable || tries == kMaxDeaths) co_return *error;
     }
 }
 
@@ -335,7 +348,8 @@ Task<std::string> PoolManager::make_template_operation(Operation& operation, Vol
     const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
     Result<std::string> path = co_await activate(operation, row, false);
     if (!path) co_return path.error();
-    schemas::MakeFilesystem command{{*path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)}, row.fs};
+    schemas::MakeFilesystem command{
+        {*path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)}, row.fs, pool_row_->spec.skip_zeroing};
     Result<CommandOutcome> made = co_await tell_once(operation, ActorKind::mount, Urgency::awaited, command);
     if (!made) co_return made.error();
     if (made->kind != CommandOutcome::Kind::answered)
@@ -373,7 +387,7 @@ Task<std::string> PoolManager::remove_volume(Operation& operation, schemas::Volu
     if (const auto device = devices_.find(row->thin_id);
         device != devices_.end() && !device->second.mount_path.empty()) {
         const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);
-        Result<void> away = co_await unmount(operation, row->thin_id, volume_directory(request.id), true);
+        Result<void> away = co_await unmount(operation, row->thin_id, true);
         if (!away) co_return away.error();
     }
     if (!request.wait) {
@@ -433,27 +447,50 @@ void PoolManager::begin_removal(std::uint64_t number, std::uint32_t thin_id, std
 }
 
 Task<std::string> PoolManager::finish_removal(Operation& operation, std::string subject) {
-    const std::uint32_t thin_id = *operation.thin_id;
-    const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
     std::int64_t back_off_ms = kFirstBackOffMs;
     for (;;) {
         Result<void> in_service = co_await pool_in_service(operation);
         if (!in_service) co_return in_service.error();
-        Result<bool> deleted = co_await delete_thin(operation, subject);
-        if (!deleted) co_return deleted.error();
-        if (*deleted) break;
+        Result<bool> deleted = co_await try_removal(operation, subject);
+        if (deleted && *deleted) co_return encode(schemas::VolumeRemove::Reply{.existed = true});
+        if (!deleted) {
+            if (operation.deaths >= kMaxDeaths) co_return deleted.error();
+            find("removal", subject, deleted.error().message);
+        }
         operation.waiting_for = "its device to be closed";
         co_await sleep_ms(back_off_ms);
         back_off_ms = std::min(back_off_ms * 2, kLongestBackOffMs);
     }
+}
+
+// True: it is gone, and that is written down. Its thin key is held no longer than the attempt: a stray
+// mount of it must be put away in between.
+Task<bool> PoolManager::try_removal(Operation& operation, const std::string& subject) {
+    const std::uint32_t thin_id = *operation.thin_id;
+    NameLock name;
+    if (!operation.mount_directory.empty()) {
+        // The name is free, and its directory may be in use by its next life.
+        name = co_await names_.acquire(volume_key(subject), LockMode::exclusive);
+    }
+    const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
+    if (!operation.mount_directory.empty()) {
+        Result<void> away = co_await unmount(operation, thin_id, operation.mount_directory, true);
+        if (!away && away.error().code != Errc::invalid_argument) co_return away.error();  // That life's mount.
+        operation.mount_directory.clear();
+        name.release();
+    }
+    Result<bool> deleted = co_await delete_thin(operation, subject);
+    if (!deleted || !*deleted) co_return deleted;
     unfind("busy", subject);
+    unfind("removal", subject);
+    unfind("lost", subject);
     lost_.erase(thin_id);
     devices_.erase(thin_id);
     Result<void> written = store_.delete_volume(thin_id);
     if (written) written = store_.delete_operation(operation.number);
     if (!written) co_return written.error();
     event("volume.deleted", subject, {{"thin_id", std::to_string(thin_id)}});
-    co_return encode(schemas::VolumeRemove::Reply{.existed = true});
+    co_return true;
 }
 
 // True: the pool does not have it (any more). False: ask again later. The caller holds its thin key.
@@ -475,7 +512,7 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
     schemas::DeleteThin command{pool_row_->spec.pool, row->thin_id};
     Result<schemas::DeleteThin::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
     if (!reply) co_return reply.error();
-    const Outcome outcome = take_verdict(reply->verdict);
+    const Outcome outcome = take_verdict(operation, reply->verdict);
     if (outcome == Outcome::done) co_return true;
     if (outcome == Outcome::refused && reply->verdict.error_number == ENODATA) co_return true;
     if (reply->verdict.error_number == EBUSY) {
@@ -493,6 +530,11 @@ void PoolManager::undo(Operation& operation, const Error& error) {
     const auto row = operation.thin_id ? store_.volume(*operation.thin_id) : std::nullopt;
     if (operation.type == "volume.remove" || !row) {
         find("parked", operation.subject, error.message);
+        Result<void> kept = store_.set_attempts(operation.number, operation.attempts, operation.deaths);
+        if (kept && !operation.request_id.empty()) {
+            kept = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
+        }
+        if (!kept) throw StoreFailure(StoreFailure::Kind::broken, kept.error().message);
         return;
     }
     Operation& removal = new_operation("volume.remove", operation.subject);
@@ -503,7 +545,10 @@ void PoolManager::undo(Operation& operation, const Error& error) {
         written = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
     }
     if (!written) throw StoreFailure(StoreFailure::Kind::broken, written.error().message);
-    if (row->name) event("volume.create_failed", *row->name, {{"error", error.message}});
+    if (row->name) {
+        event("volume.create_failed", *row->name, {{"error", error.message}});
+        if (devices_.contains(row->thin_id)) removal.mount_directory = volume_directory(*row->name);
+    }
     begin_removal(removal.number, row->thin_id, operation.subject, 1);
 }
 
