@@ -63,6 +63,7 @@ bool all_of(std::string_view text, std::string_view allowed) {
 
 constexpr std::string_view kAlphanumeric = "abcdefghijklmnopqrstuvwxyz0123456789";
 constexpr std::string_view kHex = "0123456789abcdef";
+constexpr std::size_t kHashDigits = 32;
 
 }  // namespace
 
@@ -101,11 +102,13 @@ std::string volume_directory(std::string_view id) {
             escaped += c;
         }
     }
-    if (escaped.size() <= 255) return escaped;
+    // What looks like a hash would be another id's.
+    const bool like_hash = escaped.size() == 1 + kHashDigits && all_of(std::string_view(escaped).substr(1), kHex);
+    if (escaped.size() <= 255 && !like_hash) return escaped;
     std::array<unsigned char, crypto_hash_sha256_BYTES> digest{};
     crypto_hash_sha256(digest.data(), reinterpret_cast<const unsigned char*>(id.data()), id.size());
     std::string hashed = "%";
-    for (std::size_t i = 0; i < 16; ++i) hashed += fmt::format("{:02x}", digest.at(i));
+    for (std::size_t i = 0; i < kHashDigits / 2; ++i) hashed += fmt::format("{:02x}", digest.at(i));
     return hashed;
 }
 

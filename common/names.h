@@ -23,8 +23,9 @@ Result<void> check_label(std::string_view key, std::string_view value);
 Result<void> check_pool_name(std::string_view name);
 
 // The name of a volume's directory below DIR/mnt. The id itself where that is a safe file name of
-// at most 200 bytes; else percent-escaped; if that passes 255 bytes, '%' and 32 hex digits of its
-// SHA-256. Never two ids with one directory: an escaped form holds '%', which a plain one cannot.
+// at most 200 bytes; else percent-escaped; if that passes 255 bytes or looks like what follows, '%'
+// and 32 hex digits of its SHA-256. Never two ids with one directory: an escaped form holds '%',
+// which a plain one cannot.
 std::string volume_directory(std::string_view id);
 
 // Of a pool whose uuid is 32 hex digits: "cowslip-<8 hex>-pool" and "COWSLIP-<32 hex>-pool". The

@@ -103,6 +103,21 @@ TEST_CASE("an id whose escaped form is too long gets its hash", "[names]") {
     CHECK(volume_directory(std::string(86, '/')).size() == 33);
 }
 
+TEST_CASE("an id whose escaped form looks like a hash gets its own", "[names]") {
+    // '%' and 30 hex digits were escaped to what is the hash of another id, if somebody looked for one.
+    const std::string id = "%" + std::string(30, 'a');
+    const std::string directory = volume_directory(id);
+    CHECK(directory.size() == 33);
+    CHECK(directory != "%25" + std::string(30, 'a'));
+    CHECK_FALSE(directory.starts_with("%25aaaa"));
+    // All others have their plain escaped form.
+    CHECK(volume_directory("%" + std::string(29, 'a')) == "%25" + std::string(29, 'a'));
+    CHECK(volume_directory("%" + std::string(31, 'a')) == "%25" + std::string(31, 'a'));
+    CHECK(volume_directory("%" + std::string(29, 'a') + "g") == "%25" + std::string(29, 'a') + "g");
+    CHECK(volume_directory("%" + std::string(29, 'a') + "A") == "%25" + std::string(29, 'a') + "A");
+    CHECK(volume_directory("/" + std::string(30, 'a')) == "%2F" + std::string(30, 'a'));
+}
+
 TEST_CASE("no two ids have one directory, and each directory is one safe file name", "[names]") {
     std::mt19937 random(3);
     const std::vector<std::string> pieces = {
