@@ -30,6 +30,11 @@ constexpr milliseconds kLongestBackoff{5000};
 constexpr milliseconds kForgiven{10000};
 constexpr milliseconds kDoorInterval{20};     // Between looks at a door that is not open yet.
 constexpr milliseconds kStopPatience{12000};  // A service has 10 s to end what it has in hand.
+constexpr milliseconds kAnswerPatience{5000};
+constexpr std::uint64_t kStuckMs = 5000;
+constexpr std::size_t kMostActors = 4;  // Times what the plan has.
+// The manager's own word: its store was full, it has made room, and is to be started again.
+constexpr int kStartAgain = 75;
 
 // In the child: nothing but calls that are safe after fork. Returns only if the program cannot run.
 void become(char* const* arguments, pid_t parent) {
@@ -77,7 +82,14 @@ std::string Supervisor::Service::name() const {
 Supervisor::Supervisor(Plan plan, const Console& console, StopSignal& stop)
     : plan_(std::move(plan)), console_(console), stop_(stop) {
     services_.emplace_back().arguments = plan_.manager;
-    for (const auto& arguments : plan_.actors) services_.emplace_back().arguments = arguments;
+    for (const auto& actors : plan_.actors) {
+        for (unsigned i = 0; i < actors.count; ++i) {
+            Service& service = services_.emplace_back();
+            service.arguments = actors.arguments;
+            service.kind = actors.kind;
+        }
+        actors_planned_ += actors.count;
+    }
 }
 
 Supervisor::~Supervisor() {
@@ -94,9 +106,10 @@ Result<void> Supervisor::run() {
     while (result && stop_.caught() == 0) {
         result = start_what_is_due();
         if (!result) break;
-        wait(ready_ ? time_to_next() : std::min(kDoorInterval, time_to_next()));
+        wait(std::min(ready_ ? plan_.look_interval : kDoorInterval, time_to_next()));
         result = take_deaths();
         if (result && !ready_) watch_doors();
+        if (result && ready_) look_at_actors();
     }
     stop_all();
     return result;
@@ -152,6 +165,7 @@ Result<void> Supervisor::take_deaths() {
         if (service.pid <= 0 || waitpid(service.pid, &status, WNOHANG) != service.pid) continue;
         TRY(take_death(service, status));
     }
+    std::erase_if(services_, [](const Service& service) { return service.spare && service.pid <= 0; });
     return {};
 }
 
@@ -159,7 +173,8 @@ Result<void> Supervisor::take_death(Service& service, int status) {
     const pid_t pid = std::exchange(service.pid, -1);
     service.handle.close();
     const bool manager = &service == &services_.front();
-    if (manager && !was_ready_ && WIFEXITED(status)) {
+    if (service.spare) return {};
+    if (manager && !was_ready_ && WIFEXITED(status) && WEXITSTATUS(status) != kStartAgain) {
         // It has said why, and would say it again: an operator must act.
         const int code = WEXITSTATUS(status);
         if (code == exit_code(Errc::in_use)) {
@@ -179,6 +194,76 @@ Result<void> Supervisor::take_death(Service& service, int status) {
     service.due = Clock::now() + delay;
     say(fmt::format("{} (pid {}) {} after {}; starting it again{}", service.name(), pid, death(status),
                     format_duration(lived), delay.count() == 0 ? "" : " in " + format_duration(delay)));
+    return {};
+}
+
+// Asks, and takes the answer to the last question; waits for nothing.
+void Supervisor::look_at_actors() {
+    const auto now = Clock::now();
+    if (!client_) {
+        auto client = Client::connect(context_ ? *context_ : context_.emplace(), plan_.folder.clients_socket());
+        if (!client) return;
+        client_.emplace(std::move(*client));
+    }
+    while (const auto answer = client_->receive(milliseconds(0))) {
+        const auto status = answer->body ? decode_as<schemas::SystemStatus::Reply>(std::string_view(*answer->body))
+                                         : Result<schemas::SystemStatus::Reply>(answer->body.error());
+        if (!status) continue;
+        for (const auto& actors : plan_.actors) {
+            const auto balanced = balance(actors, status->actors);
+            if (!balanced) say(balanced.error().message);
+        }
+    }
+    if (client_->outstanding() > 0 || now < next_look_) return;
+    next_look_ = now + plan_.look_interval;
+    const auto sent =
+        client_->send(new_request_id(), schemas::SystemStatus::kType, encode(schemas::SystemStatus{}), kAnswerPatience);
+    if (!sent) say(sent.error().message);
+}
+
+Result<void> Supervisor::balance(const Actors& actors, const std::vector<schemas::Actor>& seen) {
+    bool idle = false;
+    bool stuck = false;
+    std::map<pid_t, const schemas::Actor*> known;
+    for (const auto& actor : seen) {
+        if (actor.kind != actors.kind) continue;
+        known[static_cast<pid_t>(actor.pid)] = &actor;
+        if (actor.watcher) continue;  // Never told what may block.
+        idle = idle || actor.doing.empty();
+        stuck = stuck || actor.busy_ms > kStuckMs;
+    }
+    if (stuck || !idle) needed_[actors.kind] = Clock::now();
+    std::size_t ours = 0;
+    bool all_known = true;
+    const schemas::Actor* idle_spare = nullptr;
+    for (const auto& service : services_) {
+        if (service.kind != actors.kind) continue;
+        ++ours;
+        const auto found = known.find(service.pid);
+        if (found == known.end()) {
+            all_known = false;
+        } else if (service.spare && found->second->doing.empty() && !found->second->watcher) {
+            idle_spare = found->second;
+        }
+    }
+    if (stuck && !idle && all_known && ours < kMostActors * actors.count) return start_spare(actors);
+    if (idle_spare == nullptr || Clock::now() - needed_[actors.kind] < plan_.spare_time) return {};
+    needed_[actors.kind] = Clock::now();  // One at a time.
+    kill(static_cast<pid_t>(idle_spare->pid), SIGTERM);
+    return {};
+}
+
+Result<void> Supervisor::start_spare(const Actors& actors) {
+    Service spare;
+    spare.arguments = actors.arguments;
+    spare.kind = actors.kind;
+    spare.spare = true;
+    TRY(start(spare));
+    say(
+        fmt::format("all {} actors are busy and one is stuck: {} (pid {}) started; 'cowslip operations' tells what "
+                    "they wait for",
+                    actors.kind, spare.name(), spare.pid));
+    services_.push_back(std::move(spare));
     return {};
 }
 
@@ -251,13 +336,13 @@ void Supervisor::say_ready(uid_t account) {
                                       {"socket", plan_.folder.clients_socket()},
                                       {"pid", services_.front().pid},
                                       {"account", name},
-                                      {"actors", plan_.actors.size()}},
+                                      {"actors", actors_planned_}},
                                  false));
         return;
     }
     console_.print_line(fmt::format("ready: the service in '{}' answers; {} (pid {}) runs as {}{}; {} actors",
                                     printable(plan_.folder.dir), services_.front().name(), services_.front().pid, name,
-                                    account == 0 ? ", which is not safe" : "", plan_.actors.size()));
+                                    account == 0 ? ", which is not safe" : "", actors_planned_));
 }
 
 }  // namespace cowslip::ctl

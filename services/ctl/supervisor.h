@@ -4,18 +4,24 @@
 // Order matters at the start: actors say HELLO to whoever listens at actors.sock, so none is started
 // before that is our own manager. A manager that finds the folder taken gives up, and we with it,
 // without having lent our actors to the other service.
+//
+// Where all actors of a kind are busy and one is stuck, spares are started, up to four times what the
+// plan has: else that many stuck volumes would stop the service (protocol.md A15).
 #pragma once
 
 #include <sys/types.h>
 
 #include <chrono>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "common/client.h"
 #include "common/files.h"
 #include "common/result.h"
 #include "common/state_folder.h"
+#include "schemas/pool_manager.h"
 #include "services/ctl/output.h"
 #include "services/ctl/stop_signal.h"
 
@@ -33,10 +39,17 @@ private:
 
 class Supervisor {
 public:
+    struct Actors {
+        std::string kind;                    // "device", "mount": as they say HELLO.
+        std::vector<std::string> arguments;  // Program and arguments.
+        unsigned count = 1;
+    };
     struct Plan {
         StateFolder folder;
-        std::vector<std::string> manager;              // Program and arguments.
-        std::vector<std::vector<std::string>> actors;  // Likewise, each.
+        std::vector<std::string> manager;  // Program and arguments.
+        std::vector<Actors> actors;
+        std::chrono::milliseconds look_interval{1000};  // Between two looks at what the actors do.
+        std::chrono::milliseconds spare_time{60000};    // A spare that was not needed for so long ends.
     };
 
     Supervisor(Plan plan, const Console& console, StopSignal& stop);
@@ -52,6 +65,8 @@ private:
     using Clock = std::chrono::steady_clock;
     struct Service {
         std::vector<std::string> arguments;
+        std::string kind = {};  // Of an actor.
+        bool spare = false;     // Not in the plan: not started again.
         pid_t pid = -1;
         Fd handle;  // pidfd: readable when it has died.
         Clock::time_point started;
@@ -65,6 +80,9 @@ private:
     void watch_doors();
     Result<void> take_deaths();
     Result<void> take_death(Service& service, int status);
+    void look_at_actors();
+    Result<void> balance(const Actors& actors, const std::vector<schemas::Actor>& seen);
+    Result<void> start_spare(const Actors& actors);
     void wait(std::chrono::milliseconds most);
     std::chrono::milliseconds time_to_next() const;
     void stop_all();
@@ -76,6 +94,11 @@ private:
     const Console& console_;
     StopSignal& stop_;
     std::vector<Service> services_;  // The manager first.
+    std::size_t actors_planned_ = 0;
+    std::optional<BusContext> context_;
+    std::optional<Client> client_;  // After the context: its socket goes first.
+    Clock::time_point next_look_;
+    std::map<std::string, Clock::time_point> needed_;  // By kind: when its spares last were.
     bool actors_wanted_ = false;
     bool ready_ = false;
     bool was_ready_ = false;

@@ -51,10 +51,8 @@ Result<int> up(Session& session, const Arguments& arguments) {
     Supervisor::Plan plan;
     plan.folder = folder;
     plan.manager = command(TRY(find_program("cowslip-pool-manager")));
-    const auto device_actor = command(TRY(find_program("cowslip-device-actor")));
-    const auto mount_actor = command(TRY(find_program("cowslip-mount-actor")));
-    plan.actors.insert(plan.actors.end(), arguments.device_actors, device_actor);
-    plan.actors.insert(plan.actors.end(), arguments.mount_actors, mount_actor);
+    plan.actors = {{"device", command(TRY(find_program("cowslip-device-actor"))), arguments.device_actors},
+                   {"mount", command(TRY(find_program("cowslip-mount-actor"))), arguments.mount_actors}};
 
     signal(SIGPIPE, SIG_IGN);  // Whoever reads our words may go away; the services stay.
     TRY(Supervisor(std::move(plan), session.console(), session.stop()).run());

@@ -6,13 +6,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include <catch2/catch.hpp>
 
+#include "tests/fakes/scripted_manager.h"
 #include "tests/fakes/temporary_folder.h"
 
 namespace cowslip::ctl {
@@ -42,7 +46,7 @@ struct Supervised {
     explicit Supervised(const std::string& manager_script) {
         plan.folder = {.dir = folder.path(), .run = folder.path()};
         plan.manager = {"/bin/sh", "-c", manager_script};
-        plan.actors = {{"/bin/sh", "-c", "touch " + folder / "actor-started"}};
+        plan.actors = {{"device", {"/bin/sh", "-c", "touch " + folder / "actor-started"}}};
     }
     Result<void> run() {
         auto stop = StopSignal::watch();
@@ -83,6 +87,96 @@ TEST_CASE("a manager that was killed before it was ready is started again", "[ct
                                "if [ -e " + marker + " ]; then exit 5; fi; touch " + marker + "; kill -9 $$"};
     CHECK(supervised.run().error().code == Errc::in_use);
     CHECK_THAT(supervised.err.str(), Catch::Contains("was killed by signal 9") && Catch::Contains("starting it again"));
+}
+
+TEST_CASE("a manager that asks to be started again is, also before it was ready", "[ctl]") {
+    // 75 says that its store was full and that there is room now; it was taken for giving up.
+    Supervised supervised("");
+    const std::string marker = supervised.folder / "second";
+    supervised.plan.manager = {"/bin/sh", "-c",
+                               "if [ -e " + marker + " ]; then exit 5; fi; touch " + marker + "; exit 75"};
+    CHECK(supervised.run().error().code == Errc::in_use);
+    CHECK_THAT(supervised.err.str(), Catch::Contains("ended with status 75") && Catch::Contains("starting it again"));
+}
+
+namespace {
+
+constexpr const char* kStandInFolder = "COWSLIP_TEST_STAND_IN";
+
+std::vector<std::string> lines_of(const std::string& path) {
+    std::ifstream file(path);
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(file, line);) lines.push_back(line);
+    return lines;
+}
+
+std::size_t count_alive(const std::vector<std::string>& pids) {
+    return static_cast<std::size_t>(std::count_if(pids.begin(), pids.end(), [](const std::string& pid) {
+        return ::kill(static_cast<pid_t>(std::stol(pid)), 0) == 0;
+    }));
+}
+
+}  // namespace
+
+// Not a test: the manager of the next one, which starts this program for it. Until there is a file
+// `calm`, each actor that has written down its pid is said to be stuck, but for a watcher.
+TEST_CASE("a stand-in for the manager", "[.stand-in]") {
+    const char* folder = std::getenv(kStandInFolder);
+    if (folder == nullptr) return;
+    const std::string path = folder;
+    BusContext context;
+    const auto actors_door = ServerSocket::bind(context, path + "/actors.sock", 0600);
+    ScriptedManager manager(path);
+    manager.on<schemas::SystemStatus>([path](const schemas::SystemStatus&) {
+        schemas::SystemStatus::Reply reply;
+        const bool calm = std::ifstream(path + "/calm").good();
+        for (const auto& pid : lines_of(path + "/pids")) {
+            const auto number = static_cast<std::uint32_t>(std::stoul(pid));
+            reply.actors.push_back({"", "mount", number, false, calm ? "" : "mount.mount", calm ? 0U : 5001U});
+        }
+        reply.actors.push_back({"", "mount", 1, true, "", 0});
+        reply.actors.push_back({"", "device", 1, false, "", 0});
+        return Result<schemas::SystemStatus::Reply>(reply);
+    });
+    manager.start();
+    for (;;) ::pause();
+}
+
+TEST_CASE("where all actors of a kind are stuck others are started, and end when they are not needed", "[ctl]") {
+    // As many stuck volumes as there were actors stopped the whole service.
+    Supervised supervised("");
+    const std::string pids = supervised.folder / "pids";
+    REQUIRE(::setenv(kStandInFolder, supervised.folder.path().c_str(), 1) == 0);
+    supervised.plan.manager = {"/proc/self/exe", "[.stand-in]", "--out", supervised.folder / "stand-in.log"};
+    supervised.plan.actors = {{"mount", {"/bin/sh", "-c", "echo $$ >>" + pids + "; exec sleep 1000"}}};
+    supervised.plan.look_interval = milliseconds(20);
+    supervised.plan.spare_time = milliseconds(100);
+    auto mask = StopSignal::watch();  // Blocked before another thread is made.
+    std::size_t most = 0;
+    std::size_t least = 0;
+    std::thread other([&] {
+        const auto wait_for = [&](std::size_t wanted) {
+            for (int i = 0; i < 1500 && count_alive(lines_of(pids)) != wanted; ++i)
+                std::this_thread::sleep_for(milliseconds(20));
+        };
+        wait_for(4);
+        std::this_thread::sleep_for(milliseconds(500));
+        most = lines_of(pids).size();
+        std::ofstream(supervised.folder / "calm").close();
+        wait_for(1);
+        std::this_thread::sleep_for(milliseconds(500));
+        least = count_alive(lines_of(pids));
+        ::kill(::getpid(), SIGTERM);
+    });
+    const auto result = supervised.run();
+    other.join();
+    mask->caught();
+    ::unsetenv(kStandInFolder);
+    INFO((result ? supervised.err.str() : result.error().message));
+    CHECK(result);
+    CHECK(most == 4);
+    CHECK(least == 1);
+    CHECK(lines_of(pids).size() == 4);
 }
 
 TEST_CASE("a service that gave up its privileges still ends with a supervisor that is killed", "[ctl]") {
