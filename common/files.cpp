@@ -8,6 +8,17 @@
 
 namespace cowslip {
 
+Result<void> fill_standard_fds() {
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        if (fcntl(fd, F_GETFD) >= 0) continue;
+        // It gets the lowest number that is free: this one.
+        if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) {
+            return errno_error(errno, "open '/dev/null'");
+        }
+    }
+    return {};
+}
+
 Result<std::string> read_all(int fd, std::size_t limit_bytes) {
     std::string text;
     std::array<char, 16384> buffer{};

@@ -37,6 +37,10 @@ private:
     int fd_ = -1;
 };
 
+// First thing in main: of 0, 1 and 2 those that are closed become /dev/null, so that no file of ours
+// is taken for one of them. To read such a stdin, or to write such a stdout, stays an error.
+Result<void> fill_standard_fds();
+
 // The rest of `fd`, or the whole of `path`. A file longer than the limit is an error (internal).
 Result<std::string> read_all(int fd, std::size_t limit_bytes);
 Result<std::string> read_file(const std::string& path, std::size_t limit_bytes = 64 * 1024);

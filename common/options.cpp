@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -14,6 +15,9 @@
 #include <spdlog/spdlog.h>
 #include <toml++/toml.h>
 #include <CLI/CLI.hpp>
+
+#include "common/files.h"
+#include "common/size.h"
 
 namespace cowslip {
 
@@ -26,12 +30,11 @@ Error at(const std::string& file, const toml::source_region& where, const std::s
     return {Errc::invalid_argument, fmt::format("{}:{}:{}: {}", file, where.begin.line, where.begin.column, what)};
 }
 
-// Only what the flags and the environment have left open.
+// One key: text, with what it must be, or a number.
 struct Setting {
     std::string name;
-    bool is_set;
     std::string* text = nullptr;
-    std::vector<std::string> allowed = {};  // Empty: any text.
+    std::function<std::string(const std::string&)> complaint = {};
     const NumberOption* number = nullptr;
 };
 
@@ -39,12 +42,9 @@ Result<void> apply(const std::string& file, const toml::node& node, const Settin
     if (setting.text != nullptr) {
         const auto value = node.value_exact<std::string>();
         if (!value) return at(file, node.source(), fmt::format("'{}' must be a string", setting.name));
-        const auto& allowed = setting.allowed;
-        if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), *value) == allowed.end()) {
-            return at(file, node.source(),
-                      fmt::format("'{}' must be one of {}", setting.name, fmt::join(allowed, ", ")));
-        }
-        if (!setting.is_set) *setting.text = *value;
+        const std::string complaint = setting.complaint ? setting.complaint(*value) : "";
+        if (!complaint.empty()) return at(file, node.source(), fmt::format("'{}' {}", setting.name, complaint));
+        *setting.text = *value;
         return {};
     }
     const auto value = node.value_exact<std::int64_t>();
@@ -54,26 +54,18 @@ Result<void> apply(const std::string& file, const toml::node& node, const Settin
         return at(file, node.source(),
                   fmt::format("'{}' must be a number from {} to {}", setting.name, option.least, option.most));
     }
-    if (!setting.is_set) *option.value = static_cast<std::uint64_t>(*value);
+    *option.value = static_cast<std::uint64_t>(*value);
     return {};
 }
 
-Result<void> read_config(const std::string& file, const std::vector<Setting>& settings) {
-    toml::table table;
-    try {
-        table = toml::parse_file(file);
-    } catch (const toml::parse_error& error) {
-        return at(file, error.source(), std::string(error.description()));
-    }
-    for (const auto& [key, node] : table) {
-        std::string name(key.str());
-        std::replace(name.begin(), name.end(), '_', '-');
-        const auto found =
-            std::find_if(settings.begin(), settings.end(), [&](const Setting& s) { return s.name == name; });
-        if (found == settings.end()) return at(file, key.source(), fmt::format("unknown key '{}'", key.str()));
-        TRY(apply(file, node, *found));
-    }
-    return {};
+std::string complain_about_level(const std::string& level) {
+    if (std::find(kLogLevels.begin(), kLogLevels.end(), level) != kLogLevels.end()) return "";
+    return fmt::format("must be one of {}", fmt::join(kLogLevels, ", "));
+}
+
+std::string complain_about_duration(const std::string& text) {
+    const auto duration = parse_duration(text);
+    return duration ? "" : "is no time: " + duration.error().message;
 }
 
 // The message, with its control characters spelled out: what tools and strangers say gets into it.
@@ -94,18 +86,47 @@ public:
 
 }  // namespace
 
+Result<ConfigFile> read_config(const std::string& file, const std::vector<NumberOption>& own) {
+    toml::table table;
+    try {
+        table = toml::parse_file(file);
+    } catch (const toml::parse_error& error) {
+        return at(file, error.source(), std::string(error.description()));
+    }
+    ConfigFile found;
+    std::vector<Setting> settings = {{"state", &found.state},
+                                     {"run", &found.run},
+                                     {"log-level", &found.log_level, complain_about_level},
+                                     {"socket", &found.socket},
+                                     {"timeout", &found.timeout, complain_about_duration}};
+    for (const NumberOption& option : own) settings.push_back({option.name, nullptr, {}, &option});
+    for (const auto& [key, node] : table) {
+        std::string name(key.str());
+        std::replace(name.begin(), name.end(), '_', '-');
+        const auto setting =
+            std::find_if(settings.begin(), settings.end(), [&](const Setting& s) { return s.name == name; });
+        if (setting == settings.end()) return at(file, key.source(), fmt::format("unknown key '{}'", key.str()));
+        TRY(apply(file, node, *setting));
+    }
+    return found;
+}
+
 ParsedOptions parse_options(const std::string& program, const std::string& what_it_is, int argc, char** argv,
                             const std::vector<NumberOption>& own) {
+    if (const auto filled = fill_standard_fds(); !filled) {
+        return {.ends = true, .exit_status = kUsage, .options = {}};  // There is nobody to tell.
+    }
     ParsedOptions parsed;
     ServiceOptions& options = parsed.options;
     std::string config;
     CLI::App app(what_it_is, program);
     app.set_version_flag("--version", fmt::format("{} {}", program, COWSLIP_VERSION));
     app.add_option("--config", config, "TOML file; its keys are the names of these options")->check(CLI::ExistingFile);
-    auto* state = app.add_option("--state", options.state, "folder of the store, pool files and mounts")
-                      ->envname("COWSLIP_STATE")
-                      ->capture_default_str();
-    auto* run = app.add_option("--run", options.run, "folder of the sockets (default: STATE/run)");
+    app.add_option("--state", options.state,
+                   fmt::format("folder of the store, pool files and mounts ({})", kDefaultState))
+        ->envname("COWSLIP_STATE");
+    app.add_option("--run", options.run,
+                   fmt::format("folder of the sockets (STATE/run; with neither given {})", kDefaultRun));
     auto* level = app.add_option("--log-level", options.log_level, "debug, info, warn or error")
                       ->check(CLI::IsMember(kLogLevels))
                       ->capture_default_str();
@@ -121,18 +142,24 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
         const bool asked_for = app.exit(error, std::cout, std::cerr) == 0;
         return {.ends = true, .exit_status = asked_for ? 0 : kUsage, .options = {}};
     }
-    if (config.empty()) return parsed;
-    std::vector<Setting> settings = {{"state", state->count() > 0, &options.state},
-                                     {"run", run->count() > 0, &options.run},
-                                     {"log-level", level->count() > 0, &options.log_level, kLogLevels}};
-    for (std::size_t i = 0; i < own.size(); ++i) {
-        settings.push_back({own[i].name, flags[i]->count() > 0, nullptr, {}, &own[i]});
+    if (!config.empty()) {
+        std::vector<std::uint64_t> given;
+        for (const NumberOption& option : own) given.push_back(*option.value);
+        const auto file = read_config(config, own);
+        if (!file) {
+            std::cerr << program << ": " << file.error().message << '\n';
+            return {.ends = true, .exit_status = kUsage, .options = {}};
+        }
+        // Only what the flags and the environment have left open.
+        if (options.state.empty()) options.state = file->state;
+        if (options.run.empty()) options.run = file->run;
+        if (level->count() == 0 && !file->log_level.empty()) options.log_level = file->log_level;
+        for (std::size_t i = 0; i < own.size(); ++i) {
+            if (flags[i]->count() > 0) *own[i].value = given[i];
+        }
     }
-    const auto read = read_config(config, settings);
-    if (!read) {
-        std::cerr << program << ": " << read.error().message << '\n';
-        return {.ends = true, .exit_status = kUsage, .options = {}};
-    }
+    if (options.state.empty() && options.run.empty()) options.run = kDefaultRun;
+    if (options.state.empty()) options.state = kDefaultState;
     return parsed;
 }
 

@@ -1,6 +1,7 @@
 // What every program of cowslip takes on its command line and in its configuration file, the same
 // for all: --state, --run, --log-level, --config FILE, --version, --help. A flag beats the
-// environment, that beats the file (TOML; an unknown key is an error with its line and column).
+// environment, that beats the file (TOML; an unknown key is an error with its line and column). One
+// file serves all programs: each knows the keys of the others.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +12,13 @@
 
 namespace cowslip {
 
+// The host's default pool.
+inline constexpr const char* kDefaultState = "/var/lib/cowslip/default";
+inline constexpr const char* kDefaultRun = "/run/cowslip/default";
+
 struct ServiceOptions {
-    std::string state = "/var/lib/cowslip/default";  // COWSLIP_STATE
-    std::string run;                                 // Empty: <state>/run.
+    std::string state;  // COWSLIP_STATE; if neither it nor run is given, the host's default pool.
+    std::string run;    // Empty: <state>/run.
     std::string log_level = "info";
 };
 
@@ -26,12 +31,25 @@ struct NumberOption {
     std::uint64_t most;
 };
 
+// What a configuration file holds, of the keys that are the same everywhere; empty: not given.
+struct ConfigFile {
+    std::string state = {};
+    std::string run = {};
+    std::string log_level = {};
+    std::string socket = {};   // The command line's, as the rest.
+    std::string timeout = {};  // A duration, checked.
+};
+
+// invalid_argument with file, line and column.
+Result<ConfigFile> read_config(const std::string& file, const std::vector<NumberOption>& own = {});
+
 struct ParsedOptions {
     bool ends = false;    // --help or --version was printed, or the usage was wrong (said on stderr):
     int exit_status = 0;  // end with this.
     ServiceOptions options;
 };
 
+// To be the first call in main: it also fills closed standard descriptors (files.h).
 ParsedOptions parse_options(const std::string& program, const std::string& what_it_is, int argc, char** argv,
                             const std::vector<NumberOption>& own = {});
 

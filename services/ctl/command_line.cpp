@@ -20,12 +20,16 @@ namespace {
 // character, which nobody may pass anyway, hides them from it.
 constexpr char kGuard = '\x01';
 
+bool looks_like_list(const std::string& text) {
+    return text.starts_with('[') || text.starts_with('{');
+}
+
 std::string guarded(const std::string& text) {
-    return text.starts_with('[') || text.starts_with('{') ? text + kGuard : text;
+    return looks_like_list(text) ? text + kGuard : text;
 }
 
 std::string unguarded(std::string text) {
-    if (text.ends_with(kGuard)) text.pop_back();
+    if (looks_like_list(text) && text.ends_with(kGuard)) text.pop_back();
     return text;
 }
 
@@ -102,6 +106,9 @@ void Grammar::add_globals() {
     root_.set_version_flag("--version", "cowslip " COWSLIP_VERSION);
     CLI::Option* state = text(&root_, "--state", globals.state, "the service's state folder ($COWSLIP_STATE)", "DIR");
     text(&root_, "--socket", globals.socket, "the service's clients.sock ($COWSLIP_SOCKET)", "PATH")->excludes(state);
+    text(&root_, "--config", globals.config, "a TOML file with state, run, socket, timeout; for 'up' also log-level",
+         "FILE")
+        ->check(CLI::ExistingFile);
     root_.add_flag("--json", globals.json, "answers and errors as JSON");
     root_.add_flag("--bytes", globals.exact_bytes, "sizes as exact bytes");
     root_.add_flag("--no-color", globals.no_color, "no colours ($NO_COLOR)");
@@ -109,6 +116,7 @@ void Grammar::add_globals() {
         auto duration = parse_duration(value);
         if (!duration) throw CLI::ValidationError("--timeout", duration.error().message);  // Caught round parse().
         globals.timeout = *duration;
+        globals.timeout_given = true;
     };
     root_.add_option_function<std::string>("--timeout", timeout, "for each request; default 30s")->type_name("TIME");
     text(&root_, "--request-id", globals.request_id, "repeats a request: the same id gets the first answer", "ID");
@@ -214,7 +222,6 @@ void Grammar::add_up() {
         ->check(CLI::Range(1U, 64U))
         ->type_name("N");
     app->add_option("--mount-actors", arguments_.mount_actors, "default 4")->check(CLI::Range(1U, 64U))->type_name("M");
-    text(app, "--config", arguments_.config, "passed on to the services", "FILE");
 }
 
 // After all commands, which would inherit it.
@@ -268,7 +275,8 @@ std::string explain(const CLI::App& root, const CLI::ParseError& error) {
         path += " " + app->get_name();
     }
     const std::string next = fmt::format("; see '{} --help'", path);
-    std::string cause = unguarded(error.what());
+    std::string cause = error.what();
+    if (cause.ends_with(kGuard)) cause.pop_back();
     if (cause.size() > 1 && cause[1] >= 'a') cause[0] = static_cast<char>(std::tolower(cause[0]));
     std::vector<std::string> names;
     for (const auto* subcommand : all_subcommands(*app)) names.push_back(subcommand->get_name());
@@ -283,6 +291,14 @@ std::string explain(const CLI::App& root, const CLI::ParseError& error) {
     std::string message = fmt::format("unknown command '{}'", unguarded(*word));
     if (edit_distance(*word, *closest) <= 2) message += fmt::format(": did you mean '{}'?", *closest);
     return message + next;
+}
+
+// What flags and environment have left open.
+Result<Place> take_config(Globals& globals) {
+    ConfigFile file;
+    if (!globals.config.empty()) file = TRY(read_config(globals.config));
+    if (!file.timeout.empty() && !globals.timeout_given) globals.timeout = TRY(parse_duration(file.timeout));
+    return find_place(globals, std::getenv("COWSLIP_STATE"), std::getenv("COWSLIP_SOCKET"), file);
 }
 
 }  // namespace
@@ -339,7 +355,7 @@ int run(const std::vector<std::string>& args, Console& console, StopSignal& stop
     console.json = line->globals.json;
     console.exact_bytes = line->globals.exact_bytes;
     if (line->globals.no_color) console.color = false;
-    auto place = find_place(line->globals, std::getenv("COWSLIP_STATE"), std::getenv("COWSLIP_SOCKET"));
+    auto place = take_config(line->globals);
     if (!place) {
         console.error(place.error());
         return exit_code(place.error().code);

@@ -47,7 +47,6 @@ struct Arguments {
 
     unsigned device_actors = 4;
     unsigned mount_actors = 4;
-    std::string config;
 };
 
 // A command returns the process's exit code.

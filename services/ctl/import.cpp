@@ -27,7 +27,14 @@ using std::chrono::steady_clock;
 constexpr const char* kHolder = "import";
 
 Result<Fd> open_archive(const std::string& path) {
-    if (path == "-") return Fd(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+    if (path == "-") {
+        Fd input(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+        // See fill_standard_fds.
+        if (!input || (::fcntl(input.get(), F_GETFL) & O_ACCMODE) == O_WRONLY) {
+            return Error{Errc::invalid_argument, "read stdin: it is closed; pipe a tar into it, or name one"};
+        }
+        return input;
+    }
     Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (fd) return fd;
     const Error error = errno_error(errno, fmt::format("open '{}'", path));

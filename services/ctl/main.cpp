@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/files.h"
 #include "services/ctl/command_line.h"
 
 namespace {
@@ -23,6 +24,7 @@ bool wants_color() {
 
 int main(int argc, char** argv) {
     using namespace cowslip;
+    if (const auto filled = fill_standard_fds(); !filled) return ctl::exit_code(filled.error().code);
     ctl::Console console{.out = std::cout,
                          .err = std::cerr,
                          .out_is_terminal = isatty(STDOUT_FILENO) == 1,

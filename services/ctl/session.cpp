@@ -22,17 +22,17 @@ using std::chrono::steady_clock;
 constexpr milliseconds kSlice{100};             // How soon a Ctrl-C is seen.
 constexpr milliseconds kPatienceForFile{2000};  // A service that is starting has no socket yet.
 
-Place place_of_state(const std::string& state) {
-    return {.state = state, .clients_socket = state + "/run/clients.sock", .events_socket = state + "/run/events.sock"};
-}
-
 Place place_of_socket(const std::string& socket) {
     const auto path = std::filesystem::absolute(socket);  // Also after a chdir.
-    return {.state = "", .clients_socket = path, .events_socket = path.parent_path() / "events.sock"};
+    return {.state = "", .run = "", .clients_socket = path, .events_socket = path.parent_path() / "events.sock"};
 }
 
-Result<Place> checked_place_of_state(const std::string& state) {
-    return place_of_state(TRY(resolve_state_folder(state)).dir);
+Result<Place> place_of_state(const std::string& state, const std::string& run = "") {
+    const StateFolder folder = TRY(resolve_state_folder(state, run));
+    return Place{.state = folder.dir,
+                 .run = folder.run,
+                 .clients_socket = folder.clients_socket(),
+                 .events_socket = folder.events_socket()};
 }
 
 bool changes_something(std::string_view type) {
@@ -84,16 +84,17 @@ Result<void> wait_for_service(const std::string& path, steady_clock::time_point 
 
 }  // namespace
 
-Result<Place> find_place(const Globals& globals, const char* environment_state, const char* environment_socket) {
+Result<Place> find_place(const Globals& globals, const char* environment_state, const char* environment_socket,
+                         const ConfigFile& file) {
     const std::string state = environment_state == nullptr ? "" : environment_state;
     const std::string socket = environment_socket == nullptr ? "" : environment_socket;
     if (!globals.socket.empty()) return place_of_socket(globals.socket);
-    if (!globals.state.empty()) return checked_place_of_state(globals.state);
+    if (!globals.state.empty()) return place_of_state(globals.state, file.run);
     if (!socket.empty()) return place_of_socket(socket);
-    if (!state.empty()) return checked_place_of_state(state);
-    return Place{.state = "/var/lib/cowslip/default",
-                 .clients_socket = "/run/cowslip/default/clients.sock",
-                 .events_socket = "/run/cowslip/default/events.sock"};
+    if (!state.empty()) return place_of_state(state, file.run);
+    if (!file.socket.empty()) return place_of_socket(file.socket);
+    if (!file.state.empty()) return place_of_state(file.state, file.run);
+    return place_of_state(kDefaultState, file.run.empty() ? kDefaultRun : file.run);
 }
 
 BusContext& Session::context() {

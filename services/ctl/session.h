@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "common/client.h"
+#include "common/options.h"
 #include "common/result.h"
 #include "services/ctl/output.h"
 #include "services/ctl/stop_signal.h"
@@ -19,22 +20,26 @@ struct Globals {
     std::string state = {};
     std::string socket = {};
     std::string request_id = {};
+    std::string config = {};
     std::chrono::milliseconds timeout{30000};
+    bool timeout_given = false;
     bool json = false;
     bool exact_bytes = false;
     bool no_color = false;
 };
 
-// Where a service is found. `state` is empty when only a socket was named.
+// Where a service is found. `state` and `run` are empty when only a socket was named.
 struct Place {
     std::string state;
+    std::string run;
     std::string clients_socket;
     std::string events_socket;
 };
 
-// A flag goes before the environment (COWSLIP_SOCKET, COWSLIP_STATE), a socket before a state
-// folder, and with none of them it is the host's default pool.
-Result<Place> find_place(const Globals& globals, const char* environment_state, const char* environment_socket);
+// A flag goes before the environment (COWSLIP_SOCKET, COWSLIP_STATE), that before the file, a socket
+// before a state folder, and with none of them it is the host's default pool.
+Result<Place> find_place(const Globals& globals, const char* environment_state, const char* environment_socket,
+                         const ConfigFile& file = {});
 
 class Session {
 public:

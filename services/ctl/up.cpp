@@ -34,14 +34,15 @@ Result<std::string> find_program(const std::string& name) {
 }  // namespace
 
 Result<int> up(Session& session, const Arguments& arguments) {
-    const auto folder = TRY(resolve_state_folder(session.place().state));
-    if (session.place().state.empty() || session.place().clients_socket != folder.clients_socket()) {
+    if (session.place().state.empty() ||
+        (session.place().state == kDefaultState && session.place().run == kDefaultRun)) {
         return Error{Errc::invalid_argument, "up: name the state folder with --state DIR"};
     }
+    const auto folder = TRY(resolve_state_folder(session.place().state, session.place().run));
     std::vector<std::string> options{"--state", folder.dir, "--run", folder.run};
-    if (!arguments.config.empty()) {
+    if (!session.globals().config.empty()) {
         options.emplace_back("--config");
-        options.push_back(arguments.config);
+        options.push_back(session.globals().config);
     }
     const auto command = [&](const std::string& program) {
         std::vector<std::string> words{program};

@@ -35,6 +35,16 @@ TEST_CASE("global options stand before or after the command", "[ctl]") {
     CHECK(parsed({"pool", "status", "--state", "/s"}).globals.state == "/s");
 }
 
+TEST_CASE("an argument comes as it was given, whatever it begins and ends with", "[ctl]") {
+    // The guard that hides a bracket from CLI11 was taken off every argument that ended like it.
+    for (const std::string id : {"[a,b]", "{}", "x\x01", "[x\x01", "\x01", "{\x01\x01"}) {
+        CAPTURE(id);
+        CHECK(parsed({"create", id, "--parent", id, "--label", id}).arguments.id == id);
+        CHECK(parsed({"create", id, "--parent", id}).arguments.parent == id);
+        CHECK(parsed({"rm", id}).arguments.ids == std::vector{id});
+    }
+}
+
 TEST_CASE("an unknown command is told with the one that was meant", "[ctl]") {
     CHECK_THAT(refused({"creat", "x"}), Catch::Contains("unknown command 'creat': did you mean 'create'?"));
     CHECK_THAT(refused({"pool", "statsu"}), Catch::Contains("did you mean 'status'?"));
@@ -140,6 +150,15 @@ TEST_CASE("an option goes before the environment, and a socket before a state fo
     CHECK(socket({.state = "/t"}, "/s", "/x/c.sock") == "/t/run/clients.sock");
     CHECK(socket({.socket = "/y/c.sock"}, "/s", "/x/c.sock") == "/y/c.sock");
     CHECK(find_place({.socket = "/y/c.sock"}, nullptr, nullptr).value().events_socket == "/y/events.sock");
+    const auto with_file = [](const Globals& globals, const char* state, const ConfigFile& file) {
+        return find_place(globals, state, nullptr, file).value().clients_socket;
+    };
+    CHECK(with_file({}, nullptr, {.state = "/f"}) == "/f/run/clients.sock");
+    CHECK(with_file({}, nullptr, {.state = "/f", .run = "/r"}) == "/r/clients.sock");
+    CHECK(with_file({}, nullptr, {.state = "/f", .socket = "/z/c.sock"}) == "/z/c.sock");
+    CHECK(with_file({}, "/s", {.state = "/f", .socket = "/z/c.sock"}) == "/s/run/clients.sock");
+    CHECK(with_file({.state = "/t"}, "/s", {.state = "/f"}) == "/t/run/clients.sock");
+    CHECK(with_file({}, nullptr, {.run = "/r"}) == "/r/clients.sock");
 }
 
 TEST_CASE("help and version are text and no action", "[ctl]") {

@@ -1,6 +1,7 @@
 // Whole commands, from their words to what is printed, against the other end of the wire.
 
 #include <csignal>
+#include <fstream>
 #include <sstream>
 
 #include <catch2/catch.hpp>
@@ -60,6 +61,27 @@ const std::string kExampleJson =
     R"("leases":[{"holder":"me","mode":"mounted_rw"}],"device":null,"mount":"/s/mnt/web/rootfs"})";
 
 }  // namespace
+
+TEST_CASE_METHOD(CommandsFixture, "a configuration file says what options do not", "[ctl]") {
+    // --config was an option of 'up' alone.
+    manager.on<VolumeExists>([](const VolumeExists&) { return VolumeExists::Reply{true}; });
+    manager.start();
+    const std::string file = folder / "c.toml";
+    std::ofstream(file) << "socket = '" << folder / "clients.sock"
+                        << "'\ntimeout = '20s'\nlog-level = 'warn'\n";
+    std::ostringstream out;
+    std::ostringstream err;
+    Console console{.out = out, .err = err};
+    auto stop = StopSignal::watch();
+    CHECK(ctl::run({"exists", "a", "--config", file}, console, *stop) == 0);
+    CHECK(ctl::run({"--config", file, "--socket", "/absent/clients.sock", "--timeout", "1ms", "exists", "a"}, console,
+                   *stop) == 7);
+    std::ofstream(file) << "state = '/s'\nsokcet = '/s'\n";
+    err.str("");
+    CHECK(ctl::run({"--config", file, "exists", "a"}, console, *stop) == 2);
+    CHECK_THAT(err.str(), Catch::Contains(file + ":2:1: unknown key 'sokcet'"));
+    CHECK(ctl::run({"--config", folder / "absent", "exists", "a"}, console, *stop) == 2);
+}
 
 TEST_CASE_METHOD(CommandsFixture, "show prints the keys that scripts read, null where absent", "[ctl]") {
     manager.on<VolumeShow>([](const VolumeShow& request) -> Result<Volume> {

@@ -105,6 +105,21 @@ TEST_CASE_METHOD(Importing, "an archive that is not there is found out before a 
     CHECK(manager.types_asked().empty());
 }
 
+TEST_CASE_METHOD(Importing, "an import from a stdin that is closed makes no volume", "[ctl]") {
+    // The archive's descriptor was -1 or, worse, whatever had been opened in stdin's place.
+    if (skipped()) return;
+    manager.start();
+    const Fd kept(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+    ::close(STDIN_FILENO);
+    const auto filled_in = fill_standard_fds();
+    const int code = run("-");
+    if (kept) ::dup2(kept.get(), STDIN_FILENO);
+    CHECK(filled_in);
+    CHECK(code == 2);
+    CHECK_THAT(err.str(), Catch::Contains("read stdin: it is closed"));
+    CHECK(manager.types_asked().empty());
+}
+
 TEST_CASE_METHOD(Importing, "an import onto a name that is taken touches nothing", "[ctl]") {
     if (skipped()) return;
     manager.on<VolumeCreate>([](const VolumeCreate&) -> Result<VolumeCreate::Reply> {

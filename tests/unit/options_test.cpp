@@ -1,5 +1,6 @@
 #include "common/options.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -71,7 +72,11 @@ TEST_CASE("without flags the defaults hold", "[options]") {
     const auto outcome = parse({});
     CHECK_FALSE(outcome.parsed.ends);
     CHECK(outcome.parsed.options.state == "/var/lib/cowslip/default");
-    CHECK(outcome.parsed.options.run.empty());
+    // Services kept their sockets in STATE/run, and the command line looked in /run.
+    CHECK(outcome.parsed.options.run == "/run/cowslip/default");
+    CHECK(parse({"--state", "/s"}).parsed.options.run.empty());
+    CHECK(parse({"--run", "/r"}).parsed.options.run == "/r");
+    CHECK(parse({"--run", "/r"}).parsed.options.state == "/var/lib/cowslip/default");
     CHECK(outcome.parsed.options.log_level == "info");
     CHECK(outcome.workers == 3);
 }
@@ -114,6 +119,7 @@ TEST_CASE("a mistake in the file is named with file, line and column, and ends w
         {"idle-workers = 65\n", ":1:16: ", "from 1 to 64"},
         {"idle-workers = -1\n", ":1:16: ", "from 1 to 64"},
         {"log-level = 'loud'\n", ":1:13: ", "debug, info, warn, error"},
+        {"timeout = '5'\n", ":1:11: ", "'timeout' is no time"},
         {"state = \n", ":1:", ""},
     }));
     CAPTURE(text);
@@ -122,6 +128,14 @@ TEST_CASE("a mistake in the file is named with file, line and column, and ends w
     CHECK(outcome.parsed.ends);
     CHECK(outcome.parsed.exit_status == 2);
     CHECK_THAT(outcome.text, Catch::Contains(file + place) && Catch::Contains(word));
+}
+
+TEST_CASE("one file serves all programs", "[options]") {
+    const TemporaryFolder folder;
+    const std::string file = folder / "c.toml";
+    std::ofstream(file) << "state = '/file'\nsocket = '/file/clients.sock'\ntimeout = '5s'\n";
+    CHECK(parse({"--config", file}).parsed.options.state == "/file");
+    CHECK(parse({"--config", file}).parsed.options.run.empty());
 }
 
 TEST_CASE("a wrong key is a mistake also where a flag overrides it", "[options]") {
@@ -142,6 +156,25 @@ TEST_CASE("a mistake on the command line ends with 2", "[options]") {
     CHECK(outcome.parsed.ends);
     CHECK(outcome.parsed.exit_status == 2);
     CHECK_FALSE(outcome.text.empty());
+}
+
+TEST_CASE("closed standard descriptors are filled before anything else is opened", "[options]") {
+    // The first file to be opened took the place of a closed stdin.
+    const pid_t child = ::fork();
+    if (child == 0) {
+        for (const int fd : {0, 1, 2}) ::close(fd);
+        char program[] = "cowslip-test";
+        char* arguments[] = {program, nullptr};
+        if (parse_options(program, "Tests.", 1, arguments).ends) ::_exit(1);
+        const int first = ::open("/dev/null", O_RDONLY);
+        char byte = 0;
+        if (first != 3) ::_exit(2);
+        ::_exit(::read(0, &byte, 1) < 0 && ::write(1, "x", 1) < 0 ? 0 : 3);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
 }
 
 TEST_CASE("help and version are answered, and end with 0", "[options]") {
