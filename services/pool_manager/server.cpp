@@ -1,6 +1,7 @@
 #include "services/pool_manager/server.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -18,6 +19,10 @@ constexpr std::size_t kMostPerTurn = 256;
 constexpr std::int64_t kHeartbeatMs = 1000;
 constexpr std::int64_t kLookMs = 1000;
 constexpr std::int64_t kStopMs = 10000;
+
+// Who started us, before privileges were dropped. Started by root we take no actor but root: another
+// process of our account is none.
+const uid_t kStarter = ::geteuid();
 
 std::int64_t clock_ms(clockid_t clock) {
     timespec time{};
@@ -49,7 +54,7 @@ std::vector<Input> Server::gather() {
     while (inbox.size() < kMostPerTurn) {
         auto frame = actors_.receive();
         if (!frame) break;
-        if (frame->uid != 0 && frame->uid != static_cast<std::int64_t>(::geteuid())) {
+        if (frame->uid != 0 && frame->uid != static_cast<std::int64_t>(kStarter)) {
             spdlog::warn("message at the actors' door from uid={}: dropped", frame->uid);
             continue;
         }
