@@ -77,8 +77,8 @@ Result<std::string> find_program(const std::string& name) {
         if (access(file.c_str(), X_OK) == 0) return file;
     }
     const std::string_view package = debian_package(name);
-    if (package.empty()) return Error{Errc::not_found, fmt::format("run '{}': there is no such program", name)};
-    return Error{Errc::not_found, fmt::format("run '{}': it is not installed: apt-get install {}", name, package)};
+    if (package.empty()) return Error{Errc::unavailable, fmt::format("run '{}': there is no such program", name)};
+    return Error{Errc::unavailable, fmt::format("run '{}': it is not installed: apt-get install {}", name, package)};
 }
 
 // What the tools say is read by us: in English.
@@ -263,7 +263,7 @@ Result<ProcessResult> run_process(const ProcessOptions& options) {
         count = read(exec_error.read.get(), &number, sizeof number);
     } while (count < 0 && errno == EINTR);
     if (count == sizeof number) {
-        if (number == ENOENT) return Error{Errc::not_found, fmt::format("{}: there is no such program", what)};
+        if (number == ENOENT) return Error{Errc::unavailable, fmt::format("{}: there is no such program", what)};
         return errno_error(number, what);
     }
 

@@ -26,8 +26,9 @@ struct ProcessResult {
 };
 
 // Runs it to its end, with an empty stdin and LC_ALL=C; what it leaves behind in its process group is
-// killed. Errors: not_found (no such program; names the Debian package if it is one we
-// know), timed_out (killed). A non-zero exit is a result, not an error.
+// killed. Errors: unavailable (no such program; names the Debian package if it is one we know: not
+// not_found, which a client takes for a volume), timed_out (killed). A non-zero exit is a result,
+// not an error.
 Result<ProcessResult> run_process(const ProcessOptions& options);
 
 }  // namespace cowslip

@@ -75,7 +75,9 @@ Result<dev_t> block_device_number(const std::string& path) {
 }
 
 Result<std::string> block_device_path(const std::string& number) {
-    const std::string uevent = TRY(read_file("/sys/dev/block/" + number + "/uevent"));
+    const auto found = read_file("/sys/dev/block/" + number + "/uevent");
+    if (!found) return Error{Errc::unavailable, "find node of block device " + number + ": " + found.error().message};
+    const std::string& uevent = *found;
     constexpr std::string_view kKey = "DEVNAME=";
     const auto at = uevent.find(kKey);
     if (at == std::string::npos) return Error{Errc::internal, "find node of block device " + number + ": no DEVNAME"};

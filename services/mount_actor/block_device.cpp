@@ -31,7 +31,9 @@ Result<std::string> kernel_name_of(dev_t device) {
 }
 
 Result<std::uint64_t> size_bytes_of(dev_t device) {
-    const std::string text = TRY(read_file(sysfs_folder(device) + "/size"));
+    const auto found = read_file(sysfs_folder(device) + "/size");
+    if (!found) return Error{Errc::unavailable, "read size of block device: " + found.error().message};
+    const std::string& text = *found;
     std::uint64_t sectors = 0;
     if (std::from_chars(text.data(), text.data() + text.size(), sectors).ec != std::errc{}) {
         return Error{Errc::internal, fmt::format("size of block device '{}'", text)};
@@ -44,7 +46,12 @@ Result<dev_t> find_device(const schemas::DeviceRef& device) {
     const std::string what = fmt::format("device '{}'", device.path);
     if (!device.path.starts_with('/')) return Error{Errc::invalid_argument, what + ": it must be an absolute path"};
     if (stat(device.path.c_str(), &status) != 0) {
-        if (errno == ENOENT || errno == ENOTDIR) return Error{Errc::not_found, what + ": there is none"};
+        // Not not_found, which a client takes for a volume.
+        if (errno == ENOENT || errno == ENOTDIR) {
+            return Error{Errc::unavailable, what +
+                                                ": there is no such node; if 'dmsetup ls' has it, 'dmsetup mknodes' "
+                                                "makes one"};
+        }
         return errno_error(errno, what);
     }
     if (!S_ISBLK(status.st_mode)) return Error{Errc::invalid_argument, what + ": it is no block device"};

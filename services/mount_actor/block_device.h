@@ -22,7 +22,7 @@ Result<std::string> kernel_name_of(dev_t device);
 Result<std::uint64_t> size_bytes_of(dev_t device);
 
 // The number behind the path, if the kernel says that it has the dm uuid; else invalid_argument, or
-// not_found.
+// unavailable: there is no such path.
 Result<dev_t> find_device(const schemas::DeviceRef& device);
 
 }  // namespace cowslip

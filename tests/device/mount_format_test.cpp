@@ -71,7 +71,7 @@ TEST_CASE("a device that somebody uses, or that has other names, is not formatte
     wrong.device.path = lab.make_device(64).path;  // Its path, another life.
     CHECK(code_of(lab.actor().handle(wrong)) == Errc::invalid_argument);
     wrong.device.path = "/dev/mapper/no-such-device";
-    CHECK(code_of(lab.actor().handle(wrong)) == Errc::not_found);
+    CHECK(code_of(lab.actor().handle(wrong)) == Errc::unavailable);
     wrong.device.path = "/dev/null";
     CHECK(code_of(lab.actor().handle(wrong)) == Errc::invalid_argument);
     wrong.device.path = lab.mounts_folder();
