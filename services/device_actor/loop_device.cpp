@@ -5,10 +5,13 @@
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
+#include <charconv>
 #include <filesystem>
 
 #include "common/files.h"
+#include "common/thin_pool.h"
 
 namespace cowslip {
 
@@ -16,8 +19,8 @@ namespace {
 
 constexpr int kAttachAttempts = 16;  // Others attach, too, and take the free number that we were told.
 
-Result<Fd> open_loop(const std::string& path) {
-    Fd device(open(path.c_str(), O_RDWR | O_CLOEXEC));
+Result<Fd> open_loop(const std::string& path, int access = O_RDWR) {
+    Fd device(open(path.c_str(), access | O_CLOEXEC));
     if (!device) return errno_error(errno, "open loop device '" + path + "'");
     return device;
 }
@@ -25,6 +28,16 @@ Result<Fd> open_loop(const std::string& path) {
 bool is_loop_of(const Fd& device, const struct stat& file, loop_info64& info) {
     return ioctl(device.get(), LOOP_GET_STATUS64, &info) == 0 && info.lo_device == file.st_dev &&
            info.lo_inode == file.st_ino;
+}
+
+// Of the disk below the file. With smaller blocks the kernel would leave direct I/O out.
+std::uint32_t block_size_below(dev_t file_system) {
+    const std::string device = fmt::format("/sys/dev/block/{}:{}/", major(file_system), minor(file_system));
+    auto text = read_file(device + "queue/logical_block_size");
+    if (!text) text = read_file(device + "../queue/logical_block_size");  // A partition's disk.
+    std::uint32_t size = 0;
+    if (text) std::from_chars(text->data(), text->data() + text->size(), size);
+    return size;
 }
 
 Result<std::string> next_free_loop() {
@@ -54,7 +67,7 @@ Result<std::optional<std::string>> find_loop_device(int file) {
         const std::string name = entry.path().filename();
         if (!name.starts_with("loop") || !std::filesystem::exists(entry.path() / "loop", error)) continue;
         const std::string path = "/dev/" + name;
-        const auto device = open_loop(path);
+        const auto device = open_loop(path, O_RDONLY);  // It may be anybody's.
         loop_info64 info{};
         if (device && is_loop_of(*device, identity, info)) return std::optional{path};
     }
@@ -67,6 +80,7 @@ Result<std::string> attach_loop_device(int file) {
     loop_config config{};
     config.fd = static_cast<std::uint32_t>(file);
     config.info.lo_flags = LO_FLAGS_DIRECT_IO;  // The kernel leaves it out where the file system cannot.
+    if (const auto size = block_size_below(identity.st_dev); size > kSectorBytes) config.block_size = size;
     for (int attempt = 0; attempt < kAttachAttempts; ++attempt) {
         if (const auto found = TRY(find_loop_device(file))) {
             const Fd device = TRY(open_loop(*found));

@@ -61,8 +61,11 @@ std::vector<std::string> tool(const schemas::MakeFilesystem& request) {
     }
     // The smallest log: it is the bulk of what is written here, and a clone's journal copies it. No
     // alignment to the pool's blocks: it would make four times the allocation groups.
+    // Sectors that suit any disk: with smaller ones it could not be mounted once the pool has moved to a
+    // disk with blocks of 4096 bytes.
     return {"mkfs.xfs", "-q",
             "-K",       "-f",
+            "-s",       "size=4096",
             "-l",       "size=64m",
             "-d",       "noalign",
             "-m",       "crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=1,inobtcount=1",
