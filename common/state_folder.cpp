@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 
 #include "common/files.h"
+#include "common/names.h"
 
 namespace cowslip {
 
@@ -88,6 +89,15 @@ Result<StateFolder> resolve_state_folder(const std::string& dir, const std::stri
     folder.run = run.empty() ? folder.dir + "/run" : absolute(run);
     if (error) return Error{Errc::internal, fmt::format("state folder '{}': {}", dir, error.message())};
     return folder;
+}
+
+Result<std::optional<std::string>> read_pool_uuid(const std::string& file) {
+    auto text = read_file(file);
+    if (!text && text.error().code == Errc::not_found) return std::optional<std::string>();
+    if (!text) return std::move(text).error();
+    while (text->ends_with('\n')) text->pop_back();
+    if (is_pool_uuid(*text)) return std::optional(std::move(*text));
+    return Error{Errc::needs_repair, fmt::format("'{}' holds no pool uuid; put the right one there", file)};
 }
 
 Result<Account> service_account() {

@@ -6,13 +6,15 @@
 //   DIR/run              account   0750   clients.sock events.sock 0660, actors.sock 0600
 //   DIR/run/actors       root      0755   actors' lock files, 0644
 //   DIR/mnt              root      0711   volumes' directories
-//   DIR/pool             root      0700   loop files, and `devices`: the block devices root has named
+//   DIR/pool             root      0700   loop files, `uuid`: which pool they are, and `devices`: the block
+//                                         devices root has named
 //
 // On a host, run may lie elsewhere (/run/cowslip/POOL): it is a parameter.
 #pragma once
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 
 #include "common/result.h"
@@ -28,6 +30,7 @@ struct StateFolder {
     std::string mounts() const { return dir + "/mnt"; }
     std::string pool() const { return dir + "/pool"; }
     std::string allowed_devices() const { return dir + "/pool/devices"; }
+    std::string pool_uuid() const { return dir + "/pool/uuid"; }
     std::string clients_socket() const { return run + "/clients.sock"; }
     std::string events_socket() const { return run + "/events.sock"; }
     std::string actors_socket() const { return run + "/actors.sock"; }
@@ -35,6 +38,10 @@ struct StateFolder {
 
 // Makes `dir` absolute; an empty `run` means DIR/run.
 Result<StateFolder> resolve_state_folder(const std::string& dir, const std::string& run = "");
+
+// The pool whose folder it is, as a device actor has written it there; nothing if it has none yet. The
+// actors serve no other (protocol.md A13).
+Result<std::optional<std::string>> read_pool_uuid(const std::string& file);
 
 struct Account {
     std::string name;

@@ -236,8 +236,9 @@ ThinPoolSuperblock parse_superblock(std::string_view bytes) {
     ThinPoolSuperblock superblock;
     if (bytes.size() != kSuperblockBytes) return superblock;
     superblock.zeroed = std::all_of(bytes.begin(), bytes.end(), [](char byte) { return byte == 0; });
-    superblock.valid = little_endian<std::uint64_t>(bytes, kMagicAt) == kSuperblockMagic &&
-                       little_endian<std::uint32_t>(bytes, 0) == superblock_checksum(bytes);
+    const bool magic = little_endian<std::uint64_t>(bytes, kMagicAt) == kSuperblockMagic;
+    superblock.valid = magic && little_endian<std::uint32_t>(bytes, 0) == superblock_checksum(bytes);
+    superblock.damaged = magic && !superblock.valid;
     if (!superblock.valid) return superblock;
     superblock.needs_check = (little_endian<std::uint32_t>(bytes, kFlagsAt) & kNeedsCheckFlag) != 0;
     superblock.transaction_id = little_endian<std::uint64_t>(bytes, kTransactionIdAt);

@@ -93,8 +93,9 @@ inline constexpr const char* kReleaseMetadataSnapMessage = "release_metadata_sna
 inline constexpr std::size_t kSuperblockBytes = 4096;
 
 struct ThinPoolSuperblock {
-    bool zeroed = false;  // All zero: the kernel would format it without a word.
-    bool valid = false;   // Magic and checksum are right; all below is zero unless it is.
+    bool zeroed = false;   // All zero: the kernel would format it without a word.
+    bool damaged = false;  // The magic is right, and the rest is not: a pool that may be repaired.
+    bool valid = false;    // Magic and checksum are right; all below is zero unless it is.
     bool needs_check = false;
     std::uint64_t transaction_id = 0;
     std::uint32_t time = 0;  // The clock that each snapshot advances; the mappings keep 24 bits of it.

@@ -61,9 +61,37 @@ Result<std::string> DeviceActor::handle(std::string_view type, const msgpack::ob
     return std::move(*answer);
 }
 
+// One that may be changed: of this service.
+Result<DmDevice> DeviceActor::pool_device(const schemas::PoolRef& pool) {
+    TRY(check_ours(pool));
+    return any_pool_device(pool);
+}
+
+Result<void> DeviceActor::check_ours(const schemas::PoolRef& pool) {
+    TRY(check_pool(pool));
+    const auto own = TRY(host_.own_pool());
+    if (own == pool.uuid) return {};
+    return Error{Errc::permission_denied,
+                 fmt::format("pool {} is not this service's, by DIR/pool/uuid ({}); if it is, root writes it there",
+                             pool.uuid, own.value_or("absent"))};
+}
+
+// While nothing of either is live, nobody is harmed: the folder's files are checked by themselves.
+Result<void> DeviceActor::check_may_become_ours(const schemas::PoolRef& pool) {
+    const auto own = TRY(host_.own_pool());
+    if (own == pool.uuid) return {};
+    if (own && !TRY(dm_.list("COWSLIP-" + *own)).empty()) {
+        return Error{Errc::in_use, fmt::format("pool {}, whose folder this is, has live devices: put them away first "
+                                               "('dmsetup ls' shows them)",
+                                               *own)};
+    }
+    if (!TRY(dm_.list("COWSLIP-" + pool.uuid)).empty()) return check_ours(pool);
+    return {};
+}
+
 // Ours are asked for by uuid, which nobody else's device has; an adopted one by name, and only if root
 // has named it.
-Result<DmDevice> DeviceActor::pool_device(const schemas::PoolRef& pool) {
+Result<DmDevice> DeviceActor::any_pool_device(const schemas::PoolRef& pool) {
     TRY(check_pool(pool));
     if (is_own_pool(pool)) return DmDevice{.name = pool.device, .uuid = pool_dm_uuid(pool.uuid)};
     TRY(host_.check_listed(node_path(pool.device)));
@@ -238,14 +266,14 @@ Result<DeviceActor::Removal> DeviceActor::remove_thin(const schemas::PoolRef& po
 
 Result<schemas::Deactivate::Reply> DeviceActor::deactivate(const schemas::Deactivate& command) {
     TRY(check_thin_id(command.thin_id));
-    TRY(check_pool(command.pool));
+    TRY(check_ours(command.pool));
     auto removal = TRY(remove_thin(command.pool, command.thin_id));
     return schemas::Deactivate::Reply{.error_number = removal.error_number, .holders = std::move(removal.holders)};
 }
 
 Result<schemas::Resume::Reply> DeviceActor::resume(const schemas::Resume& command) {
     TRY(check_thin_id(command.thin_id));
-    TRY(check_pool(command.pool));
+    TRY(check_ours(command.pool));
     const DmDevice thin = thin_device(command.pool, command.thin_id);
     schemas::Resume::Reply reply;
     const auto found = TRY(dm_.find(thin));

@@ -55,6 +55,9 @@ private:
     };
 
     Result<DmDevice> pool_device(const schemas::PoolRef& pool);
+    Result<DmDevice> any_pool_device(const schemas::PoolRef& pool);
+    Result<void> check_ours(const schemas::PoolRef& pool);
+    Result<void> check_may_become_ours(const schemas::PoolRef& pool);
     std::string status_text(const DmDevice& pool);
     schemas::Verdict send(const DmDevice& pool, const std::string& message);
     schemas::Verdict verdict(const DmDevice& pool, int error_number);

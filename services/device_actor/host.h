@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,10 @@ public:
     virtual Result<Backing> find_backing(const schemas::PoolSpec& spec) = 0;
     // Detaches loop devices; fine if there are none.
     virtual Result<void> release_backing(const schemas::PoolSpec& spec) = 0;
+    // The pool whose folder DIR/pool is (DIR/pool/uuid); nothing if it has none yet.
+    virtual Result<std::optional<std::string>> own_pool() = 0;
+    // Durable when it returns.
+    virtual Result<void> record_own_pool(const std::string& uuid) = 0;
     // permission_denied unless root has listed it in DIR/pool/devices.
     virtual Result<void> check_listed(const std::string& path) = 0;
 

@@ -6,6 +6,7 @@
 
 #include "common/holders.h"
 #include "common/process.h"
+#include "common/state_folder.h"
 #include "services/device_actor/block_device.h"
 
 namespace cowslip {
@@ -20,6 +21,14 @@ Result<Backing> LinuxHost::find_backing(const schemas::PoolSpec& spec) {
 
 Result<void> LinuxHost::release_backing(const schemas::PoolSpec& spec) {
     return backing_.release(spec);
+}
+
+Result<std::optional<std::string>> LinuxHost::own_pool() {
+    return read_pool_uuid(backing_.uuid_file());
+}
+
+Result<void> LinuxHost::record_own_pool(const std::string& uuid) {
+    return backing_.record_uuid(uuid);
 }
 
 Result<void> LinuxHost::check_listed(const std::string& path) {

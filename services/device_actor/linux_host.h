@@ -16,6 +16,8 @@ public:
     Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) override;
     Result<Backing> find_backing(const schemas::PoolSpec& spec) override;
     Result<void> release_backing(const schemas::PoolSpec& spec) override;
+    Result<std::optional<std::string>> own_pool() override;
+    Result<void> record_own_pool(const std::string& uuid) override;
     Result<void> check_listed(const std::string& path) override;
     Result<ThinPoolSuperblock> read_superblock(const std::string& device) override;
     Result<void> zero_superblock(const std::string& device) override;

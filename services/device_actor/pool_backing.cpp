@@ -53,11 +53,12 @@ Result<void> make_file(const std::string& path, std::uint64_t sectors) {
 }
 
 // Metadata under which nothing is lost: of a pool that was made and never used, or of our own, which
-// was being made when somebody died.
+// was being made when somebody died. (Not damaged then: all that matters is in the superblock's first
+// sector, and that was zeroed before.)
 bool may_format(const ThinPoolSuperblock& superblock, const Overwrite& overwrite) {
     const bool unused = superblock.transaction_id == 0 && superblock.time == 0 && superblock.used_data_blocks == 0;
     const bool own = overwrite.own_transaction_id != 0 && superblock.transaction_id == overwrite.own_transaction_id;
-    return !superblock.valid || unused || own;
+    return !superblock.damaged && (!superblock.valid || unused || own);
 }
 
 Error refuse(const std::string& path, const std::string& what) {
@@ -65,6 +66,7 @@ Error refuse(const std::string& path, const std::string& what) {
 }
 
 Error pool_metadata(const std::string& path, const ThinPoolSuperblock& superblock) {
+    if (superblock.damaged) return refuse(path, "the damaged metadata of a thin pool (thin_repair may mend them)");
     return refuse(path, fmt::format("the metadata of a thin pool (transaction id {})", superblock.transaction_id));
 }
 
@@ -152,6 +154,20 @@ Result<void> PoolBacking::release(const schemas::PoolSpec& spec) const {
     if (spec.backing != kLoop) return {};
     TRY(detach_file(data_file()));
     return detach_file(metadata_file());
+}
+
+Result<void> PoolBacking::record_uuid(const std::string& uuid) const {
+    const std::string fresh = uuid_file() + ".new";
+    const std::string what = "write '" + uuid_file() + "'";
+    const std::string text = uuid + "\n";
+    const Fd file(open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!file) return errno_error(errno, what);
+    const ssize_t size = write(file.get(), text.data(), text.size());
+    if (size >= 0 && size != static_cast<ssize_t>(text.size())) return errno_error(ENOSPC, what);
+    if (size < 0 || fsync(file.get()) != 0 || rename(fresh.c_str(), uuid_file().c_str()) != 0) {
+        return errno_error(errno, what);
+    }
+    return sync_folder(folder_);
 }
 
 // Both files durably there before anything is written to them: metadata that outlive their data file

@@ -16,6 +16,10 @@ public:
     Result<Backing> find(const schemas::PoolSpec& spec) const;
     Result<void> release(const schemas::PoolSpec& spec) const;
 
+    // Half of it is never seen, and it does not get lost again.
+    Result<void> record_uuid(const std::string& uuid) const;
+
+    std::string uuid_file() const { return folder_ + "/uuid"; }
     std::string devices_file() const { return folder_ + "/devices"; }
     std::string data_file() const { return folder_ + "/data"; }
     std::string metadata_file() const { return folder_ + "/metadata"; }

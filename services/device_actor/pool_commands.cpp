@@ -49,6 +49,16 @@ Error step_failed(const char* what, const DmDevice& pool, int error_number) {
     return error;
 }
 
+// The names that it was asked for by: root has listed them, and the kernel's own may be another
+// device's after a boot.
+void keep_names(schemas::PoolSpec& found, const schemas::PoolSpec& asked) {
+    found.pool = asked.pool;
+    found.backing = asked.backing;
+    if (asked.backing != kPairBacking) return;
+    found.data_path = asked.data_path;
+    found.metadata_path = asked.metadata_path;
+}
+
 schemas::Superblock message_of(const ThinPoolSuperblock& found) {
     return {.zeroed = found.zeroed,
             .valid = found.valid,
@@ -102,19 +112,20 @@ Result<schemas::PoolState> DeviceActor::create_pool(const schemas::CreatePool& c
     if (command.spec.backing == kAdoptedBacking) {
         return Error{Errc::invalid_argument, "create pool: an adopted pool is there already"};
     }
-    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    TRY(check_may_become_ours(command.spec.pool));
+    const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     auto state = TRY(pool_state(pool));
     if (!state.loaded) {
         TRY(remove_half_made(pool));
         const Overwrite overwrite{.anything = command.force, .own_transaction_id = command.own_transaction_id};
         const Backing backing = TRY(host_.make_backing(command.spec, overwrite));
+        TRY(host_.record_own_pool(command.spec.pool.uuid));
         TRY(host_.zero_superblock(backing.metadata_path));
         TRY(load_pool(command.spec, backing));
         state = TRY(pool_state(pool));
     }
     state.superblock = TRY(superblock(state.metadata_device));
-    state.spec.pool = command.spec.pool;
-    state.spec.backing = command.spec.backing;
+    keep_names(state.spec, command.spec);
     return state;
 }
 
@@ -146,7 +157,10 @@ Result<schemas::PoolState> DeviceActor::inspect_pool(const schemas::InspectPool&
 
 Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& command) {
     TRY(check_spec(command.spec));
-    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    // One that was made before there was such a record becomes ours with the look at its superblock.
+    const bool recorded = TRY(host_.own_pool()).has_value();
+    TRY(recorded ? check_ours(command.spec.pool) : check_may_become_ours(command.spec.pool));
+    const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     const bool adopted = command.spec.backing == kAdoptedBacking;
     auto state = TRY(pool_state(pool));
     if (!state.loaded && adopted) {
@@ -157,6 +171,7 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
         const Backing backing = TRY(host_.find_backing(command.spec));
         const auto before = TRY(host_.read_superblock(backing.metadata_path));
         TRY(check_superblock(before, command));
+        if (!recorded) TRY(host_.record_own_pool(command.spec.pool.uuid));
         TRY(load_pool(command.spec, backing));
         state = TRY(pool_state(pool));
         state.superblock = message_of(before);
@@ -166,15 +181,16 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
             state = TRY(pool_state(pool));
         }
         state.superblock = TRY(superblock(state.metadata_device));
+        if (!recorded) TRY(host_.record_own_pool(command.spec.pool.uuid));
     }
-    state.spec.pool = command.spec.pool;
-    state.spec.backing = command.spec.backing;
+    keep_names(state.spec, command.spec);
     return state;
 }
 
 Result<schemas::PoolState> DeviceActor::stop_pool(const schemas::StopPool& command) {
     TRY(check_spec(command.spec));
-    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    TRY(check_may_become_ours(command.spec.pool));  // Of a create that was refused there is no record.
+    const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     if (command.spec.backing == kAdoptedBacking) return pool_state(pool);
     const auto info = TRY(dm_.find(pool));
     const int error_number = info ? dm_.remove(pool) : ENXIO;
@@ -196,7 +212,7 @@ Result<schemas::PoolState> DeviceActor::stop_pool(const schemas::StopPool& comma
 }
 
 Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPoolStatus& command) {
-    const DmDevice pool = TRY(pool_device(command.pool));
+    const DmDevice pool = TRY(any_pool_device(command.pool));
     auto state = TRY(pool_state(pool));
     if (state.loaded && command.superblock) state.superblock = TRY(superblock(state.metadata_device));
     state.spec = {};
@@ -204,6 +220,12 @@ Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPool
 }
 
 Result<schemas::Verdict> DeviceActor::set_transaction_id(const schemas::SetTransactionId& command) {
+    // The first one adopts it.
+    if (command.from == 0 && !is_own_pool(command.pool)) {
+        TRY(any_pool_device(command.pool));
+        TRY(check_may_become_ours(command.pool));
+        TRY(host_.record_own_pool(command.pool.uuid));
+    }
     const DmDevice pool = TRY(pool_device(command.pool));
     if (command.to <= command.from) {
         return Error{Errc::invalid_argument,

@@ -69,7 +69,7 @@ TEST_CASE("a pool is made on loop files, stopped, and started with what it held"
     CHECK(machine.actor.start_pool({machine.spec, kTag + 1, kTag + 1})->loaded);
 }
 
-TEST_CASE("the pool's loop devices stay without us, and do direct I/O where the file system can", "[pool]") {
+TEST_CASE("the pool's loop devices stay without us", "[pool]") {
     Machine machine;
     machine.make_pool();
     const auto state = machine.actor.read_pool_status({machine.pool});
@@ -79,6 +79,46 @@ TEST_CASE("the pool's loop devices stay without us, and do direct I/O where the 
     }
     CHECK(read_file("/sys/block/" + state->data_device.substr(5) + "/loop/backing_file").value() ==
           machine.pool_folder() + "/data\n");
+}
+
+TEST_CASE("the pool's loop devices do direct I/O, also over a disk with large blocks", "[pool]") {
+    // With blocks of 512 bytes over a disk of 4096 the kernel silently left direct I/O out.
+    const auto block_bytes = GENERATE(512, 4096);
+    CAPTURE(block_bytes);
+    const TemporaryFolder folder;
+    const std::string image = folder / "disk";
+    REQUIRE(Machine::run({"truncate", "-s", "1G", image}) == 0);
+    const auto attached = run_process(
+        {.arguments = {"losetup", "--find", "--show", "--sector-size", std::to_string(block_bytes), image}});
+    REQUIRE(attached);
+    REQUIRE(attached->exit_status == 0);
+    const std::string disk = attached->output.substr(0, attached->output.find('\n'));
+    REQUIRE(Machine::run({"mkfs.ext4", "-q", disk}) == 0);
+    {
+        Machine machine;
+        const std::string pool_folder = machine.pool_folder();
+        REQUIRE(mount(disk.c_str(), pool_folder.c_str(), "ext4", 0, nullptr) == 0);
+        struct PutAway {
+            Machine& machine;
+            ~PutAway() {
+                static_cast<void>(machine.actor.stop_pool({machine.spec}));
+                umount2(machine.pool_folder().c_str(), 0);
+            }
+        } put_away{machine};
+        machine.spec.data_sectors = 128 * kMib;
+        machine.make_pool();
+        const auto state = machine.actor.read_pool_status({machine.pool});
+        for (const auto& path : {state->data_device, state->metadata_device}) {
+            const std::string sysfs = "/sys/block/" + path.substr(5);
+            CHECK(read_file(sysfs + "/loop/dio").value() == "1\n");
+            CHECK(read_file(sysfs + "/queue/logical_block_size").value() == std::to_string(block_bytes) + "\n");
+        }
+        machine.make_thin(2);
+        machine.activate(2, 64 * kMib);
+        machine.format(2);
+        REQUIRE(machine.actor.deactivate({machine.pool, 2})->error_number == 0);
+    }
+    CHECK(Machine::run({"losetup", "--detach", disk}) == 0);
 }
 
 TEST_CASE("a zeroed, damaged, older, newer or foreign superblock is refused before any load", "[pool]") {
@@ -212,6 +252,51 @@ TEST_CASE("a block device that holds something is refused by its name, and taken
         CHECK_THAT(refused_create(machine).message, Catch::Contains("thin pool"));
     }
     CHECK(machine.actor.create_pool({.spec = machine.spec, .force = true}));
+}
+
+TEST_CASE("a damaged pool on a block device is refused, and taken with force", "[pool]") {
+    // Whatever had a wrong checksum was formatted without --force, also what thin_repair could have mended.
+    Machine machine;
+    const LoopDisk data(64 * kMib);
+    const LoopDisk metadata(8 * kMib);
+    use_pair(machine, data, metadata);
+    list_devices(machine, {data.path(), metadata.path()});
+    {
+        Machine other(std::string(32, 'c'));
+        use_pair(other, data, metadata);
+        list_devices(other, {data.path(), metadata.path()});
+        other.make_pool();
+        REQUIRE(other.actor.stop_pool({other.spec}));
+    }
+    overwrite(metadata.path(), "x", 2000);
+    const auto error = refused_create(machine);
+    CHECK(error.code == Errc::in_use);
+    CHECK_THAT(error.message, Catch::Contains("damaged metadata of a thin pool"));
+    CHECK(machine.actor.create_pool({.spec = machine.spec, .force = true}));
+}
+
+TEST_CASE("a pool on two devices is started by the names that root has listed", "[pool]") {
+    // Its record had the kernel's names for them (/dev/loop0), which are not listed: it did not start again.
+    Machine machine;
+    const LoopDisk data(64 * kMib);
+    const LoopDisk metadata(8 * kMib);
+    use_pair(machine, data, metadata);
+    machine.spec.data_path = machine.folder / "data-name";
+    machine.spec.metadata_path = machine.folder / "metadata-name";
+    REQUIRE(symlink(data.path().c_str(), machine.spec.data_path.c_str()) == 0);
+    REQUIRE(symlink(metadata.path().c_str(), machine.spec.metadata_path.c_str()) == 0);
+    list_devices(machine, {machine.spec.data_path, machine.spec.metadata_path});
+    auto state = machine.actor.create_pool({.spec = machine.spec});
+    REQUIRE(state);
+    REQUIRE(machine.actor.set_transaction_id({machine.pool, 0, kTag + 1})->error_number == 0);
+    for (int repeat = 0; repeat < 2; ++repeat) {
+        CHECK(state->spec.data_path == machine.spec.data_path);
+        CHECK(state->spec.metadata_path == machine.spec.metadata_path);
+        CHECK(state->data_device == data.path());
+        REQUIRE(machine.actor.stop_pool({state->spec}));
+        state = machine.actor.start_pool({state->spec, kTag + 1, kTag + 1});
+        REQUIRE(state);
+    }
 }
 
 TEST_CASE("a mounted block device is refused with its mount point, also with force", "[pool]") {

@@ -12,7 +12,7 @@ constexpr const char* kMetadataFile = "file:metadata";
 bool may_format(const FakeMetadata& metadata, const Overwrite& overwrite) {
     const bool unused = metadata.transaction_id == 0 && metadata.time == 0 && metadata.used_data_blocks() == 0;
     const bool own = overwrite.own_transaction_id != 0 && metadata.transaction_id == overwrite.own_transaction_id;
-    return overwrite.anything || !metadata.formatted || metadata.damaged || unused || own;
+    return overwrite.anything || (!metadata.damaged && (!metadata.formatted || unused || own));
 }
 
 }  // namespace
@@ -89,6 +89,16 @@ Result<void> FakeHost::release_backing(const schemas::PoolSpec& spec) {
     return {};
 }
 
+Result<std::optional<std::string>> FakeHost::own_pool() {
+    return kernel_.own_pool;
+}
+
+Result<void> FakeHost::record_own_pool(const std::string& uuid) {
+    kernel_.effect("record " + uuid);
+    kernel_.own_pool = uuid;
+    return {};
+}
+
 Result<void> FakeHost::check_listed(const std::string& path) {
     if (kernel_.allowed_devices.contains(path)) return {};
     return Error{Errc::permission_denied, "'" + path + "' is not listed"};
@@ -98,6 +108,7 @@ Result<ThinPoolSuperblock> FakeHost::read_superblock(const std::string& device) 
     const FakeMetadata& disk = kernel_.media.at(kernel_.block(device)->medium).metadata;
     ThinPoolSuperblock superblock;
     superblock.zeroed = !disk.formatted && !disk.damaged;
+    superblock.damaged = disk.damaged;
     superblock.valid = disk.formatted && !disk.damaged;
     if (!superblock.valid) return superblock;
     superblock.needs_check = disk.needs_check;

@@ -83,6 +83,7 @@ struct FakeKernel {
     std::map<dev_t, FakePool> pools;
     std::map<std::string, dev_t> nodes;     // /dev/mapper/NAME.
     std::set<std::string> allowed_devices;  // DIR/pool/devices.
+    std::optional<std::string> own_pool;    // DIR/pool/uuid.
 
     // Faults.
     std::uint32_t fail_commits = 0;           // That many commits fail from now on.

@@ -100,6 +100,7 @@ TEST_CASE("a new pool on loop files is formatted, live and empty", "[device_acto
     CHECK(state->data_device == "/dev/loop0");
     CHECK(state->metadata_device == "/dev/loop1");
     CHECK(state->spec.pool.uuid == kUuid);
+    CHECK(world.kernel.own_pool == kUuid);
     CHECK(state->spec.data_sectors == kGib);
     CHECK(parse_thin_pool_status(state->status)->total_data_blocks == kGib / 128);
     CHECK(world.kernel.nodes.contains(world.pool.device));
@@ -151,6 +152,9 @@ TEST_CASE("a pool is not made over what is in use, holds something or is not lis
     world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb"};
     world.kernel.media.at("/dev/vda").signature = "ext4 file system";
     CHECK(code(false) == Errc::in_use);
+    world.kernel.media.at("/dev/vda").signature.clear();
+    world.kernel.media.at("/dev/vdb").metadata.damaged = true;  // Another's, and perhaps it can be mended.
+    CHECK(code(false) == Errc::in_use);
     world.kernel.blocks.at("/dev/vda").in_use = true;
     CHECK(code(true) == Errc::in_use);
     CHECK(world.kernel.effects.empty() == false);  // It looked for a half made device; nothing else:
@@ -161,6 +165,31 @@ TEST_CASE("a pool is not made over what is in use, holds something or is not lis
     REQUIRE(state);
     CHECK(state->spec.data_sectors == kGib);
     CHECK(state->spec.data_path == "/dev/vda");
+}
+
+TEST_CASE("a pool on two devices keeps the names that it was given", "[device_actor]") {
+    // The reply named them as the kernel does, so the next start looked for /dev/vda in root's list.
+    Lab world;
+    world.kernel.add_disk("/dev/vda", kGib);
+    world.kernel.add_disk("/dev/vdb", 32768);
+    world.kernel.blocks["/dev/virtio-data"] = world.kernel.blocks.at("/dev/vda");
+    world.kernel.blocks["/dev/virtio-metadata"] = world.kernel.blocks.at("/dev/vdb");
+    world.kernel.allowed_devices = {"/dev/virtio-data", "/dev/virtio-metadata"};
+    world.spec.backing = "pair";
+    world.spec.data_path = "/dev/virtio-data";
+    world.spec.metadata_path = "/dev/virtio-metadata";
+    world.spec.data_sectors = 0;
+    auto state = world.actor.create_pool({.spec = world.spec});
+    REQUIRE(state);
+    REQUIRE(world.actor.set_transaction_id({world.pool, 0, kTag + 1})->error_number == 0);
+    for (int repeat = 0; repeat < 2; ++repeat) {
+        CHECK(state->data_device == "/dev/vda");
+        CHECK(state->spec.data_path == "/dev/virtio-data");
+        CHECK(state->spec.metadata_path == "/dev/virtio-metadata");
+        REQUIRE(world.actor.stop_pool({state->spec}));
+        state = world.actor.start_pool({state->spec, kTag + 1, kTag + 1});
+        REQUIRE(state);
+    }
 }
 
 TEST_CASE("a pool starts only over its own metadata, within the window of ids", "[device_actor]") {
@@ -200,6 +229,62 @@ TEST_CASE("a pool starts only over its own metadata, within the window of ids", 
     metadata = good;
     REQUIRE(world.actor.start_pool({world.spec, kTag + 1, kTag + 2}));
     CHECK(world.core().core.thins.contains(2));
+}
+
+TEST_CASE("only the pool of its own folder is changed by an actor", "[device_actor]") {
+    // Whatever had a uuid that begins with COWSLIP was served: also another service's.
+    Lab world;
+    world.make_pool();
+    world.mount(2);
+    const PoolRef other{std::string(32, 'b'), pool_dm_name(std::string(32, 'b'))};
+    PoolSpec other_spec = world.spec;
+    other_spec.pool = other;
+    world.kernel.before_effect = [](const std::string& effect) { FAIL(effect); };
+    const auto refused = [](const auto& result) {
+        return !result && (result.error().code == Errc::permission_denied || result.error().code == Errc::in_use);
+    };
+    const auto all_refused = [&](const PoolRef& pool, const PoolSpec& spec) {
+        CHECK(refused(world.actor.create_thin({pool, 3})));
+        CHECK(refused(world.actor.create_snap({pool, 3, 2, true})));
+        CHECK(refused(world.actor.delete_thin({pool, 2})));
+        CHECK(refused(world.actor.activate({pool, 2, 65536, false})));
+        CHECK(refused(world.actor.deactivate({pool, 2})));
+        CHECK(refused(world.actor.resume({pool, 2})));
+        CHECK(refused(world.actor.set_transaction_id({pool, 0, kTag + 1})));
+        CHECK(refused(world.actor.list_thins({pool})));
+        CHECK(refused(world.actor.create_pool({.spec = spec, .force = true})));
+        CHECK(refused(world.actor.start_pool({spec, 0, kTag})));
+        CHECK(refused(world.actor.stop_pool({spec})));
+    };
+    SECTION("one that is not there") {
+        all_refused(other, other_spec);
+    }
+    SECTION("a live one, by a service that has another") {
+        world.kernel.own_pool = other.uuid;
+        all_refused(world.pool, world.spec);
+    }
+    SECTION("a live one, by a service that has none") {
+        world.kernel.own_pool.reset();
+        all_refused(world.pool, world.spec);
+    }
+}
+
+TEST_CASE("a folder's pool changes only where it is made anew", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    PoolSpec other = world.spec;
+    other.pool = {std::string(32, 'b'), pool_dm_name(std::string(32, 'b'))};
+    CHECK(world.actor.start_pool({other, kTag + 1, kTag + 1}).error().code == Errc::permission_denied);
+    CHECK(world.actor.create_pool({.spec = other}).error().code == Errc::in_use);
+    REQUIRE(world.actor.stop_pool({other}));  // The create that was refused is undone.
+    CHECK(world.kernel.own_pool == kUuid);
+    world.kernel.own_pool.reset();  // Made before there was a record of it.
+    REQUIRE(world.actor.start_pool({world.spec, kTag + 1, kTag + 1}));
+    CHECK(world.kernel.own_pool == kUuid);
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    REQUIRE(world.actor.create_pool({.spec = other, .force = true}));
+    CHECK(world.kernel.own_pool == other.pool.uuid);
 }
 
 TEST_CASE("starting and stopping a pool survive the actor's death at any point", "[device_actor][crash]") {
@@ -258,6 +343,7 @@ TEST_CASE("a pool with an active thin does not stop, and the thin is named", "[d
 
 TEST_CASE("the status of a pool that is not loaded is no error", "[device_actor]") {
     Lab world;
+    world.kernel.own_pool = kUuid;
     const auto state = world.actor.read_pool_status({world.pool, true});
     REQUIRE(state);
     CHECK_FALSE(state->loaded);
@@ -608,7 +694,10 @@ TEST_CASE("an adopted pool is used under its own name if root has listed it, and
     CHECK(world.actor.create_thin({spec.pool, 2}).error().code == Errc::permission_denied);
     CHECK(world.actor.start_pool({spec, 0, 0}).error().code == Errc::permission_denied);
     world.kernel.allowed_devices = {"/dev/mapper/theirs"};
-    CHECK(world.actor.start_pool({spec, 0, 0})->loaded);
+    CHECK(world.actor.create_thin({spec.pool, 2}).error().code == Errc::permission_denied);  // Not adopted yet.
+    CHECK(world.actor.set_transaction_id({spec.pool, 0, kTag + 1})->error_number == 0);
+    CHECK(world.kernel.own_pool == kUuid);
+    CHECK(world.actor.start_pool({spec, kTag + 1, kTag + 1})->loaded);
     CHECK(world.actor.create_thin({spec.pool, 2})->error_number == 0);
     CHECK(world.actor.activate({spec.pool, 2, 65536, false})->error_number == 0);
     CHECK(world.actor.stop_pool({spec})->loaded);
