@@ -62,7 +62,9 @@ struct Unmount {
     struct Reply {
         bool busy = false;
         std::vector<Holder> holders;  // At most 16, when busy.
-        std::int32_t sync_error = 0;  // errno of syncfs; unless `force`, it stays mounted then.
+        // errno of syncfs, or EIO if an actor died in it: from then on told each time. Unless `force`,
+        // it stays mounted then.
+        std::int32_t sync_error = 0;
         MSGPACK_DEFINE_MAP(busy, holders, sync_error)
     };
     std::string directory;

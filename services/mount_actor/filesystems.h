@@ -30,6 +30,9 @@ class Filesystems {
 public:
     virtual ~Filesystems() = default;
 
+    // permission_denied unless it is that of a thin device of this service's pool (DIR/pool/uuid).
+    virtual Result<void> check_ours(const std::string& dm_uuid) = 0;
+
     // ---- a template's device, which is believed only if it has its dm uuid (invalid_argument)
 
     virtual Result<void> format(const schemas::MakeFilesystem& request) = 0;
@@ -46,6 +49,7 @@ public:
     // Success if it is gone already. The mount point's also frees the device of copies of the mount
     // in other mount namespaces, which umount leaves.
     virtual Result<void> remove_mount_point(const std::string& directory) = 0;
+    // With the note of a sync's error.
     virtual Result<void> remove_id(const std::string& directory) = 0;
     virtual Result<void> remove_directory(const std::string& directory) = 0;
     // Behind `after`, in byte order.
@@ -60,8 +64,12 @@ public:
     virtual Result<MountOptions> read_options(const std::string& directory) = 0;
     // The file system fills its device, durably.
     virtual Result<void> grow(const std::string& directory) = 0;
-    // The errno of what could not be written, or 0.
+    // The errno of what could not be written, or 0. The kernel tells it once, whoever asks; so it is
+    // noted beside the mount, and told from then on, until remove_id. An actor that died in the middle
+    // may have been told and noted nothing: that is EIO.
     virtual Result<std::int32_t> sync(const std::string& directory) = 0;
+    virtual Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) = 0;
+    virtual Result<void> forget_unsynced(const std::string& directory) = 0;
     // False: it is in use, and stays whole.
     virtual Result<bool> unmount(const std::string& directory) = 0;
     virtual std::vector<schemas::Holder> find_holders(const std::string& directory) = 0;

@@ -7,16 +7,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <map>
 #include <thread>
 #include <utility>
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "common/holders.h"
 #include "common/mountinfo.h"
 #include "common/names.h"
+#include "common/state_folder.h"
 #include "services/mount_actor/beneath.h"
 #include "services/mount_actor/block_device.h"
 #include "services/mount_actor/detached_mount.h"
@@ -32,12 +35,16 @@ constexpr std::size_t kMostListed = 2048;
 // 2048 times the longest names would not fit in a frame (common/codec.h).
 constexpr std::size_t kMostListedBytes = kMaxFrameBytes / 2;
 constexpr std::size_t kLongestId = 255;
+constexpr std::size_t kLongestErrno = 16;
 
 std::string mount_point(const std::string& directory) {
     return directory + "/rootfs";
 }
 std::string id_file(const std::string& directory) {
     return directory + "/id";
+}
+std::string unsynced_file(const std::string& directory) {
+    return directory + "/unsynced";
 }
 
 // The id, if the file is whole and that of this directory.
@@ -78,13 +85,27 @@ bool is_gone(int number) {
 
 }  // namespace
 
-KernelFilesystems::KernelFilesystems(std::string mounts_path, Fd mounts, std::vector<int> inherited_fds)
-    : mounts_path_(std::move(mounts_path)), mounts_(std::move(mounts)), inherited_fds_(std::move(inherited_fds)) {}
+KernelFilesystems::KernelFilesystems(std::string mounts_path, Fd mounts, std::string uuid_file,
+                                     std::vector<int> inherited_fds)
+    : mounts_path_(std::move(mounts_path)),
+      mounts_(std::move(mounts)),
+      uuid_file_(std::move(uuid_file)),
+      inherited_fds_(std::move(inherited_fds)) {}
 
-Result<KernelFilesystems> KernelFilesystems::open(const std::string& mounts_folder, std::vector<int> inherited_fds) {
+Result<KernelFilesystems> KernelFilesystems::open(const std::string& mounts_folder, const std::string& uuid_file,
+                                                  std::vector<int> inherited_fds) {
     Fd mounts(::open(mounts_folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!mounts) return errno_error(errno, fmt::format("open '{}'", mounts_folder));
-    return KernelFilesystems(mounts_folder, std::move(mounts), std::move(inherited_fds));
+    return KernelFilesystems(mounts_folder, std::move(mounts), uuid_file, std::move(inherited_fds));
+}
+
+// Read each time: the pool may have been made since we started.
+Result<void> KernelFilesystems::check_ours(const std::string& dm_uuid) {
+    const auto own = TRY(read_pool_uuid(uuid_file_));
+    if (own && parse_thin_dm_uuid(*own, dm_uuid)) return {};
+    return Error{Errc::permission_denied,
+                 fmt::format("device uuid '{}': it is not of this service's pool, by '{}' ({})", dm_uuid, uuid_file_,
+                             own.value_or("absent"))};
 }
 
 std::string KernelFilesystems::describe(const char* verb, const std::string& directory) const {
@@ -160,7 +181,7 @@ Result<void> KernelFilesystems::remove_id(const std::string& directory) {
     const Fd folder = open_beneath(mounts_, directory, O_PATH | O_DIRECTORY, Mounts::refuse);
     if (!folder && is_gone(errno)) return {};
     if (!folder) return errno_error(errno, describe("open", directory));
-    for (const char* name : {"id.new", "id"}) {
+    for (const char* name : {"id.new", "id", "unsynced"}) {
         if (unlinkat(folder.get(), name, 0) != 0 && !is_gone(errno)) {
             return errno_error(errno, describe("remove the id in", directory));
         }
@@ -240,11 +261,50 @@ Result<void> KernelFilesystems::grow(const std::string& directory) {
     return grow_filesystem(root, size);
 }
 
+// What is lost stays lost, however often it is asked again.
 Result<std::int32_t> KernelFilesystems::sync(const std::string& directory) {
+    if (const auto known = TRY(find_unsynced(directory))) return *known;
+    if (const auto noted = note_unsynced(directory, ""); !noted) {
+        // A full state file system must not keep what is to be put away.
+        if (noted.error().code != Errc::no_space) return noted.error();
+        spdlog::warn("sync without a note directory={} error=\"{}\"", directory, noted.error().message);
+    }
     const Fd root = open_beneath(mounts_, mount_point(directory), O_RDONLY | O_DIRECTORY, Mounts::cross);
     // XFS that has shut down refuses even this; there is nothing left that could be written.
-    if (!root) return errno;
-    return syncfs(root.get()) == 0 ? 0 : errno;
+    const std::int32_t number = root && syncfs(root.get()) == 0 ? 0 : errno;
+    if (number == 0) {
+        TRY(forget_unsynced(directory));
+    } else if (const auto noted = note_unsynced(directory, std::to_string(number) + "\n"); !noted) {
+        spdlog::warn("sync error directory={} errno={} not noted: {}", directory, number, noted.error().message);
+    }
+    return number;
+}
+
+Result<std::optional<std::int32_t>> KernelFilesystems::find_unsynced(const std::string& directory) {
+    const Fd file = open_beneath(mounts_, unsynced_file(directory), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, Mounts::refuse);
+    if (!file && is_gone(errno)) return std::optional<std::int32_t>();
+    const auto text = file ? read_all(file.get(), kLongestErrno) : std::string();
+    std::int32_t number = 0;
+    if (text) std::from_chars(text->data(), text->data() + text->size(), number);
+    return std::optional(number > 0 ? number : EIO);
+}
+
+// No fsync: like the id, it speaks of a mount, and that does not survive a power cut either.
+Result<void> KernelFilesystems::note_unsynced(const std::string& directory, const std::string& text) {
+    const std::string what = describe("note the sync of", directory);
+    const Fd folder = open_beneath(mounts_, directory, O_PATH | O_DIRECTORY, Mounts::refuse);
+    if (!folder) return errno_error(errno, what);
+    const Fd file(openat(folder.get(), "unsynced", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!file || ::write(file.get(), text.data(), text.size()) < 0) return errno_error(errno, what);
+    return {};
+}
+
+Result<void> KernelFilesystems::forget_unsynced(const std::string& directory) {
+    const Fd folder = open_beneath(mounts_, directory, O_PATH | O_DIRECTORY, Mounts::refuse);
+    if (!folder && is_gone(errno)) return {};
+    if (!folder) return errno_error(errno, describe("open", directory));
+    if (unlinkat(folder.get(), "unsynced", 0) == 0 || is_gone(errno)) return {};
+    return errno_error(errno, describe("forget the sync of", directory));
 }
 
 Result<bool> KernelFilesystems::unmount(const std::string& directory) {

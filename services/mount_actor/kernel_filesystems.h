@@ -13,9 +13,12 @@ namespace cowslip {
 
 class KernelFilesystems : public Filesystems {
 public:
-    // `mounts_folder` is DIR/mnt, absolute. `inherited_fds` are left open in children: the actor's
-    // lock, which must be held as long as an mkfs lives (protocol.md A15).
-    static Result<KernelFilesystems> open(const std::string& mounts_folder, std::vector<int> inherited_fds);
+    // `mounts_folder` is DIR/mnt, absolute, and `uuid_file` DIR/pool/uuid. `inherited_fds` are left
+    // open in children: the actor's lock, which must be held as long as an mkfs lives (protocol.md A15).
+    static Result<KernelFilesystems> open(const std::string& mounts_folder, const std::string& uuid_file,
+                                          std::vector<int> inherited_fds);
+
+    Result<void> check_ours(const std::string& dm_uuid) override;
 
     Result<void> format(const schemas::MakeFilesystem& request) override;
     Result<void> prepare_root(const schemas::MakeFilesystem& request) override;
@@ -35,15 +38,19 @@ public:
     Result<MountOptions> read_options(const std::string& directory) override;
     Result<void> grow(const std::string& directory) override;
     Result<std::int32_t> sync(const std::string& directory) override;
+    Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override;
+    Result<void> forget_unsynced(const std::string& directory) override;
     Result<bool> unmount(const std::string& directory) override;
     std::vector<schemas::Holder> find_holders(const std::string& directory) override;
 
 private:
-    KernelFilesystems(std::string mounts_path, Fd mounts, std::vector<int> inherited_fds);
+    KernelFilesystems(std::string mounts_path, Fd mounts, std::string uuid_file, std::vector<int> inherited_fds);
+    Result<void> note_unsynced(const std::string& directory, const std::string& text);
     std::string describe(const char* verb, const std::string& directory) const;
 
     std::string mounts_path_;
     Fd mounts_;
+    std::string uuid_file_;
     std::vector<int> inherited_fds_;
 };
 

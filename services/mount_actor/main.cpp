@@ -19,7 +19,7 @@ Result<void> serve(const ServiceOptions& options, int stop_fd) {
     TRY(ensure_state_folder(folder, manager));
     // Before HELLO, and inherited by every mkfs: while it is held, a command of ours may be running.
     const ActorLock lock = TRY(ActorLock::take(folder.actors(), "mount"));
-    KernelFilesystems filesystems = TRY(KernelFilesystems::open(folder.mounts(), {lock.fd()}));
+    KernelFilesystems filesystems = TRY(KernelFilesystems::open(folder.mounts(), folder.pool_uuid(), {lock.fd()}));
     MountActor actor(filesystems);
     BusContext context;
     return serve_manager(context, lock,

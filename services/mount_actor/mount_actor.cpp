@@ -68,6 +68,7 @@ Result<std::string> MountActor::handle(std::string_view type, const msgpack::obj
 Result<schemas::MakeFilesystem::Reply> MountActor::handle(const schemas::MakeFilesystem& request) {
     TRY(check_fs(request.fs));
     TRY(check_uuid(request.device.dm_uuid));
+    TRY(filesystems_.check_ours(request.device.dm_uuid));
     TRY(filesystems_.format(request));
     TRY(filesystems_.prepare_root(request));
     spdlog::debug("formatted fs={} device={}", request.fs, request.device.dm_uuid);
@@ -76,6 +77,7 @@ Result<schemas::MakeFilesystem::Reply> MountActor::handle(const schemas::MakeFil
 
 Result<schemas::Mount::Reply> MountActor::handle(const schemas::Mount& request) {
     TRY(check(request));
+    TRY(filesystems_.check_ours(request.device.dm_uuid));
     if (!request.mount_label.empty() && !filesystems_.has_selinux()) {
         return Error{Errc::invalid_argument,
                      "mount label given, but this kernel has no SELinux: leave --mount-label away"};
@@ -99,6 +101,7 @@ Result<schemas::Mount::Reply> MountActor::handle(const schemas::Mount& request) 
 // `rootfs` comes last: whoever sees a mount can rely on the id beside it.
 Result<void> MountActor::make_directory_and_mount(const schemas::Mount& request) {
     TRY(filesystems_.ensure_directory(request.directory));
+    TRY(filesystems_.forget_unsynced(request.directory));  // An earlier boot's.
     TRY(filesystems_.ensure_id(request.directory, request.id));
     TRY(filesystems_.ensure_mount_point(request.directory));
     return filesystems_.mount(request);
@@ -134,6 +137,7 @@ Result<schemas::Unmount::Reply> MountActor::handle(const schemas::Unmount& reque
                          fmt::format("unmount '{}': device '{}' is mounted there, not '{}'",
                                      filesystems_.mount_path(request.directory), *state.mounted_uuid, request.dm_uuid)};
         }
+        TRY(filesystems_.check_ours(request.dm_uuid));
         // umount itself reports success after losing writes in a full pool: only syncfs tells.
         reply.sync_error = TRY(filesystems_.sync(request.directory));
         if (reply.sync_error != 0 && !request.force) return reply;
@@ -142,6 +146,9 @@ Result<schemas::Unmount::Reply> MountActor::handle(const schemas::Unmount& reque
             reply.holders = filesystems_.find_holders(request.directory);
             return reply;
         }
+    } else if (request.force) {
+        // Its first copy may have died behind the umount.
+        reply.sync_error = TRY(filesystems_.find_unsynced(request.directory)).value_or(0);
     }
     TRY(remove_all(request.directory));
     spdlog::debug("unmounted directory={} device={}", request.directory, request.dm_uuid);

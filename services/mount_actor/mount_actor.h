@@ -4,7 +4,7 @@
 //
 // It runs as root, and the manager parses what strangers send. So what a subverted manager could
 // abuse is checked here again: the directory must be the one that belongs to the volume's id, and
-// the device one of ours, by the kernel's word.
+// the device one of this service's pool, by the kernel's word.
 #pragma once
 
 #include <string>

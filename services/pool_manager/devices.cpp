@@ -142,7 +142,8 @@ Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, std
     if (reply->sync_error != 0 && !force) {
         Error error = errno_error(reply->sync_error,
                                   fmt::format("the last writes to '{}' could not be stored", operation.subject));
-        error.message += ": make room and put it again, or give them up with `put --force`";
+        error.message += fmt::format(
+            ": some are lost; look at what it holds, then `cowslip put {} --force` gives them up", operation.subject);
         co_return error;
     }
     if (reply->sync_error != 0)

@@ -103,7 +103,7 @@ TEST_CASE("the actor's lock is held as long as an mkfs runs", "[device][mount]")
     const std::string path = lab.mounts_folder() + "/../lock";
     const int lock = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     REQUIRE(flock(lock, LOCK_EX) == 0);
-    auto filesystems = KernelFilesystems::open(lab.mounts_folder(), {lock});
+    auto filesystems = KernelFilesystems::open(lab.mounts_folder(), lab.uuid_file(), {lock});
     REQUIRE(filesystems);
     // An mkfs that tells what it was given: the first of its name in PATH.
     const std::string bin = lab.mounts_folder() + "/../bin";

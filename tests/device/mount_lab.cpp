@@ -50,7 +50,8 @@ MountLab::MountLab(std::uint64_t data_mib, const std::string& features)
     : pool_("cowslip-test-" + std::filesystem::path(folder_.path()).filename().string()),
       filesystems_([this] {
           std::filesystem::create_directory(mounts_folder());
-          auto opened = KernelFilesystems::open(mounts_folder(), {});
+          std::ofstream(uuid_file()) << kPoolUuid << "\n";
+          auto opened = KernelFilesystems::open(mounts_folder(), uuid_file(), {});
           REQUIRE(opened);
           return std::move(*opened);
       }()),

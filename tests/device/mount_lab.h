@@ -30,6 +30,7 @@ public:
     Filesystems& filesystems() override { return *filesystems_; }
     MountActor& actor() { return actor_; }
     std::string mounts_folder() const { return folder_ / "mnt"; }
+    std::string uuid_file() const { return folder_ / "uuid"; }
     std::string rootfs(const std::string& directory) const { return mounts_folder() + "/" + directory + "/rootfs"; }
 
     schemas::DeviceRef make_device(std::uint64_t size_mib) override;

@@ -196,6 +196,23 @@ TEST_CASE("what lies in the folder of mounts and is none of ours stays", "[devic
     REQUIRE(umount2(lab.rootfs("z").c_str(), 0) == 0);
 }
 
+TEST_CASE("a mount label on a kernel without SELinux is a named error, and nothing is mounted", "[device][mount]") {
+    if (access("/sys/fs/selinux/enforce", F_OK) == 0) {
+        WARN("skipped: this kernel has SELinux");
+        return;
+    }
+    MountLab lab;
+    auto mount = mount_of(make_template(lab), "x");
+    mount.mount_label = "system_u:object_r:container_file_t:s0:c1,c2";
+    const auto refused = lab.actor().handle(mount);
+    CHECK(code_of(refused) == Errc::invalid_argument);
+    CHECK(refused.error().message == "mount label given, but this kernel has no SELinux: leave --mount-label away");
+    CHECK(list(lab).empty());
+    mount.mount_label.clear();
+    REQUIRE(lab.actor().handle(mount));
+    CHECK_FALSE(unmount(lab, unmount_of(mount)).busy);
+}
+
 TEST_CASE("a damaged file system needs repair, in the kernel's own words", "[device][mount]") {
     const std::string fs = GENERATE("ext4", "xfs");
     CAPTURE(fs);
@@ -250,12 +267,33 @@ TEST_CASE("writes that a full pool has lost are told before the mount goes", "[d
     const auto kept = unmount(lab, unmount_of(mount));
     CHECK((kept.sync_error == EIO || kept.sync_error == ENOSPC));
     CHECK_FALSE(kept.busy);
+    // The kernel has told it now, and would not again.
+    CHECK(unmount(lab, unmount_of(mount)).sync_error == kept.sync_error);
     CHECK(list(lab).at(0).dm_uuid == mount.device.dm_uuid);
     auto forced = unmount_of(mount);
     forced.force = true;
-    CHECK_FALSE(unmount(lab, forced).busy);
+    const auto given_up = unmount(lab, forced);
+    CHECK_FALSE(given_up.busy);
+    CHECK(given_up.sync_error == kept.sync_error);
     CHECK(list(lab).empty());
     CHECK(lab.deactivate(mount.device));
+}
+
+TEST_CASE("a sync in which the actor has died counts as failed, until it is forced", "[device][mount]") {
+    // Its error was told to the dead one, and the kernel does not tell it again.
+    MountLab lab;
+    const auto mount = mount_template(lab, "x");
+    const std::string note = lab.mounts_folder() + "/x/unsynced";
+    CHECK_FALSE(std::filesystem::exists(note));
+    std::ofstream(note).close();
+    for (int repeat = 0; repeat < 2; ++repeat) CHECK(unmount(lab, unmount_of(mount)).sync_error == EIO);
+    CHECK(list(lab).at(0).dm_uuid == mount.device.dm_uuid);
+    auto forced = unmount_of(mount);
+    forced.force = true;
+    CHECK(unmount(lab, forced).sync_error == EIO);
+    CHECK(std::filesystem::is_empty(lab.mounts_folder()));
+    REQUIRE(lab.actor().handle(mount));
+    CHECK(unmount(lab, unmount_of(mount)).sync_error == 0);
 }
 
 TEST_CASE("a long list of mounts comes in pages that fit a frame", "[device][mount]") {

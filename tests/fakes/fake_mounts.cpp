@@ -1,9 +1,12 @@
 #include "tests/fakes/fake_mounts.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include <fmt/format.h>
+
+#include "common/names.h"
 
 namespace cowslip {
 
@@ -37,6 +40,11 @@ FakeMountState::Mount* FakeMounts::find_mount(const std::string& directory) {
     const auto found = state_.directories.find(directory);
     if (found == state_.directories.end() || !found->second.mount) return nullptr;
     return &*found->second.mount;
+}
+
+Result<void> FakeMounts::check_ours(const std::string& dm_uuid) {
+    if (state_.own_pool.empty() || parse_thin_dm_uuid(state_.own_pool, dm_uuid)) return {};
+    return Error{Errc::permission_denied, fmt::format("device uuid '{}': it is not of this service's pool", dm_uuid)};
 }
 
 Result<void> FakeMounts::format(const schemas::MakeFilesystem& request) {
@@ -91,13 +99,13 @@ Result<void> FakeMounts::remove_mount_point(const std::string& directory) {
 
 Result<void> FakeMounts::remove_id(const std::string& directory) {
     if (state_.directories.contains(directory)) state_.directories[directory].id.clear();
-    return {};
+    return forget_unsynced(directory);
 }
 
 Result<void> FakeMounts::remove_directory(const std::string& directory) {
     const auto found = state_.directories.find(directory);
     if (found == state_.directories.end()) return {};
-    if (found->second.mount_point || !found->second.id.empty()) {
+    if (found->second.mount_point || !found->second.id.empty() || found->second.unsynced) {
         return errno_error(ENOTEMPTY, "remove '" + directory + "'");
     }
     state_.directories.erase(found);
@@ -159,8 +167,22 @@ Result<void> FakeMounts::grow(const std::string& directory) {
 Result<std::int32_t> FakeMounts::sync(const std::string& directory) {
     const auto* mount = find_mount(directory);
     if (mount == nullptr) return 0;
-    const auto error = state_.sync_errors.find(mount->dm_uuid);
-    return error == state_.sync_errors.end() ? 0 : error->second;
+    if (const auto known = TRY(find_unsynced(directory))) return *known;
+    const auto error = state_.sync_errors.extract(mount->dm_uuid);
+    if (!error) return 0;
+    state_.directories[directory].unsynced = error.mapped();
+    return error.mapped();
+}
+
+Result<std::optional<std::int32_t>> FakeMounts::find_unsynced(const std::string& directory) {
+    const auto found = state_.directories.find(directory);
+    if (found == state_.directories.end() || !found->second.unsynced) return std::optional<std::int32_t>();
+    return std::optional(*found->second.unsynced == 0 ? EIO : *found->second.unsynced);
+}
+
+Result<void> FakeMounts::forget_unsynced(const std::string& directory) {
+    if (state_.directories.contains(directory)) state_.directories[directory].unsynced.reset();
+    return {};
 }
 
 Result<bool> FakeMounts::unmount(const std::string& directory) {

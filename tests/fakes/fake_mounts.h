@@ -29,13 +29,15 @@ struct FakeMountState {
         std::string id;
         bool mount_point = false;
         std::optional<Mount> mount;
+        std::optional<std::int32_t> unsynced = {};  // 0: its actor died before it knew the errno.
     };
     std::map<std::string, Directory> directories;
     std::map<std::string, FakeFilesystem> file_systems;  // By dm uuid, if nobody else keeps them.
 
     std::map<std::string, std::vector<schemas::Holder>> holders;  // By directory: its umount fails.
-    std::map<std::string, std::int32_t> sync_errors;              // By dm uuid.
+    std::map<std::string, std::int32_t> sync_errors;              // By dm uuid; each is told once.
     bool has_selinux = false;
+    std::string own_pool = {};  // Its uuid; empty: every pool is.
 
     bool is_mounted(const std::string& dm_uuid) const;
     void reboot();  // Mounts are gone; directories stay.
@@ -52,6 +54,7 @@ class FakeMounts : public Filesystems {
 public:
     FakeMounts(FakeMountState& state, FakeDevices devices, std::string mounts_folder = "/fake/mnt");
 
+    Result<void> check_ours(const std::string& dm_uuid) override;
     Result<void> format(const schemas::MakeFilesystem& request) override;
     Result<void> prepare_root(const schemas::MakeFilesystem& request) override;
 
@@ -70,6 +73,8 @@ public:
     Result<MountOptions> read_options(const std::string& directory) override;
     Result<void> grow(const std::string& directory) override;
     Result<std::int32_t> sync(const std::string& directory) override;
+    Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override;
+    Result<void> forget_unsynced(const std::string& directory) override;
     Result<bool> unmount(const std::string& directory) override;
     std::vector<schemas::Holder> find_holders(const std::string& directory) override;
 

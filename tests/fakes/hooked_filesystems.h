@@ -17,6 +17,7 @@ public:
     using Hook = std::function<void(std::string_view effect)>;
     HookedFilesystems(Filesystems& inner, Hook before) : inner_(inner), before_(std::move(before)) {}
 
+    Result<void> check_ours(const std::string& dm_uuid) override { return inner_.check_ours(dm_uuid); }
     Result<void> format(const schemas::MakeFilesystem& request) override {
         before_("format");
         return inner_.format(request);
@@ -65,6 +66,13 @@ public:
     Result<std::int32_t> sync(const std::string& directory) override {
         before_("sync");
         return inner_.sync(directory);
+    }
+    Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override {
+        return inner_.find_unsynced(directory);
+    }
+    Result<void> forget_unsynced(const std::string& directory) override {
+        before_("forget_unsynced");
+        return inner_.forget_unsynced(directory);
     }
     Result<bool> unmount(const std::string& directory) override {
         before_("unmount");

@@ -149,6 +149,13 @@ inline void what_is_not_ours_is_refused(World& world) {
     CHECK(refused([](auto& m) { m.device.dm_uuid = "LVM-1"; }) == Errc::invalid_argument);
     CHECK(refused([](auto& m) { m.device.dm_uuid += "9"; }) == Errc::invalid_argument);
     CHECK(refused([](auto& m) { m.mount_label = "a:b:c"; }) == Errc::invalid_argument);
+    // The actors served any pool of any service on the host.
+    const std::string stranger = thin_dm_uuid(std::string(32, 'e'), kFirstThinId);
+    CHECK(refused([&](auto& m) { m.device.dm_uuid = stranger; }) == Errc::permission_denied);
+    schemas::MakeFilesystem format;
+    format.device = {.path = good.device.path, .dm_uuid = stranger};
+    format.fs = "ext4";
+    CHECK(code_of(actor.handle(format)) == Errc::permission_denied);
     for (const std::string directory : {"", ".", "..", "../x", "x/../../x", "/x"}) {
         schemas::Unmount unmount;
         unmount.directory = directory;

@@ -20,13 +20,16 @@ namespace {
 
 struct Death {};
 
+constexpr const char* kPoolUuid = "0123456789abcdef0123456789abcdef";
+
 class FakeWorld : public World {
 public:
     FakeMountState state;
 
+    FakeWorld() { state.own_pool = kPoolUuid; }
     Filesystems& filesystems() override { return mounts_; }
     schemas::DeviceRef make_device(std::uint64_t /*size_mib*/) override {
-        const std::string uuid = thin_dm_uuid("0123456789abcdef0123456789abcdef", next_++);
+        const std::string uuid = thin_dm_uuid(kPoolUuid, next_++);
         devices_.insert(uuid);
         return {.path = "/dev/mapper/" + uuid, .dm_uuid = uuid};
     }
@@ -86,6 +89,57 @@ TEST_CASE("a failed sync keeps the mount and is told, unless it is forced", "[mo
     const auto forced = actor.handle(unmount);
     REQUIRE(forced);
     CHECK(forced->sync_error == EIO);
+    CHECK(list(world).empty());
+}
+
+TEST_CASE("what a sync has lost is told by each put, until one is forced", "[mount_actor]") {
+    // The kernel tells a sync error once: the second put succeeded without a word, a forced one after
+    // a failed one told no loss, and with an actor that died in between it was forgotten.
+    FakeWorld world;
+    MountActor actor(world.filesystems());
+    const auto mount = mount_of(make_template(world), "x");
+    auto unmount = unmount_of(mount);
+    const auto sync_error = [&] {
+        const auto reply = actor.handle(unmount);
+        REQUIRE(reply);
+        return reply->sync_error;
+    };
+    REQUIRE(actor.handle(mount));
+    world.state.sync_errors[mount.device.dm_uuid] = ENOSPC;
+    const bool dies_in_sync = GENERATE(false, true);
+    const bool dies_in_umount = GENERATE(false, true);
+    CAPTURE(dies_in_sync, dies_in_umount);
+    if (dies_in_sync) {
+        world.state.sync_errors.clear();
+        world.state.directories.at("x").unsynced = 0;
+    }
+    const std::int32_t expected = dies_in_sync ? EIO : ENOSPC;
+    for (int repeat = 0; repeat < 2; ++repeat) {
+        CHECK(sync_error() == expected);
+        CHECK(world.state.is_mounted(mount.device.dm_uuid));
+    }
+    unmount.force = true;
+    if (dies_in_umount) {
+        CHECK_FALSE(world.run_until(2, [&](MountActor& mortal) { (void)mortal.handle(unmount); }));
+        CHECK_FALSE(world.state.is_mounted(mount.device.dm_uuid));
+    }
+    CHECK(sync_error() == expected);
+    CHECK(list(world).empty());
+    REQUIRE(actor.handle(mount));
+    unmount.force = false;
+    CHECK(sync_error() == 0);
+}
+
+TEST_CASE("the note of a lost sync does not outlive its mount", "[mount_actor]") {
+    FakeWorld world;
+    MountActor actor(world.filesystems());
+    const auto mount = mount_of(make_template(world), "x");
+    REQUIRE(actor.handle(mount));
+    world.state.sync_errors[mount.device.dm_uuid] = EIO;
+    REQUIRE(actor.handle(unmount_of(mount)));
+    world.state.reboot();
+    REQUIRE(actor.handle(mount));
+    CHECK(actor.handle(unmount_of(mount))->sync_error == 0);
     CHECK(list(world).empty());
 }
 
