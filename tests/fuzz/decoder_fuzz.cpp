@@ -1,5 +1,9 @@
-// libFuzzer against everything that reads bytes of strangers: the parser with its limits, the
+// A libFuzzer target: everything that reads bytes of strangers, that is the parser with its limits, the
 // envelopes, and the messages in them. What comes through is encoded again and must come through again.
+// The test `fuzz` runs it with driver.cpp; with clang's libFuzzer instead:
+//
+//   clang++ -std=c++20 -g -fsanitize=fuzzer,address,undefined -I. -o fuzz tests/fuzz/decoder_fuzz.cpp
+//     common/codec.cpp common/result.cpp -lfmt && ./fuzz -max_len=65536 corpus tests/wire/golden
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
