@@ -1,5 +1,5 @@
 // Not a test: how long a device takes to come and go. Run with
-//   deploy/sandbox [--udev] -- build/dev/bin/device_tests '[measure]'
+//   deploy/sandbox [--udev] -- build/release/bin/device_tests '[measure]'
 #include <algorithm>
 #include <iostream>
 
