@@ -145,7 +145,7 @@ TEST_CASE("an archive made by tar comes out the same, compressed or not", "[ctl]
     std::ofstream(source + "/" + std::string(200, 'n')) << "a long name";
     REQUIRE(::setxattr((source + "/deep").c_str(), "trusted.cowslip", "v", 1, 0) == 0);
     REQUIRE(::mknod((source + "/null").c_str(), S_IFCHR | 0600, makedev(1, 3)) == 0);
-    const auto* flag = GENERATE("--no-auto-compress", "--gzip", "--xz");
+    const auto* flag = GENERATE("--no-auto-compress", "--gzip", "--xz", "--zstd");
     CAPTURE(flag);
     const std::string archive = unpacked.folder / "made.tar";
     const auto tar =
