@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "common/names.h"
 
@@ -19,18 +20,15 @@ constexpr std::size_t kHistory = 4000;
 }  // namespace
 
 World::World(Options options) : options_(options), random_(options.seed) {
+    spdlog::set_level(spdlog::level::off);  // The history says more.
     std::string pattern = "/dev/shm/cowslip-simulation-XXXXXX";
     if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
     folder_ = pattern;
     kernel.before_effect = [this](const std::string& effect) {
         note("effect " + effect);
-        if (chance(options_.faults.commit_fails)) kernel.fail_commits = 1;
+        maybe_fail_a_commit();
         something_happens();
-        // Three deaths of one command park it, by design: chance stops short of that.
-        if (deaths_[carried_out_for_] < 2 && chance(options_.faults.actor_dies)) {
-            ++deaths_[carried_out_for_];
-            throw Death{};
-        }
+        if (chance_of_death()) throw Death{};
     };
     for (int i = 0; i < options_.device_actors; ++i) start_actor(ActorKind::device);
     for (int i = 0; i < options_.mount_actors; ++i) start_actor(ActorKind::mount);
@@ -53,7 +51,39 @@ void World::note(const std::string& text) {
 }
 
 void World::something_happens() {
-    if (happened_++ == options_.die_at) throw Death{};
+    if (happened_++ != options_.die_at) return;
+    power_fails_ = options_.power_cut_at_that;
+    throw Death{};
+}
+
+// Three deaths of one command park it, by design: chance stops short of that.
+bool World::chance_of_death() {
+    if (deaths_[carried_out_for_] >= 2 || !chance(options_.faults.actor_dies)) return false;
+    ++deaths_[carried_out_for_];
+    return true;
+}
+
+// Not while the pool is being made: that fails, as it should.
+void World::maybe_fail_a_commit() {
+    if (!chance(options_.faults.commit_fails) || !store_ || !store_->pool() || store_->pool()->state == "formatting")
+        return;
+    note("the next commit fails");
+    ++commits_failed_;
+    kernel.fail_commits = 1;
+    at(between(1000, 30000), [this] {
+        kernel.fail_commits = 0;
+        repair_pools();
+    });
+}
+
+void World::repair_pools() {
+    for (auto& [name, medium] : kernel.media) medium.metadata.needs_check = false;
+    for (auto& [number, pool] : kernel.pools) {
+        if (!pool.core.needs_check) continue;
+        note("repair");
+        pool.core = kernel.media.at(pool.medium).metadata;
+        pool.mode = PoolMode::rw;
+    }
 }
 
 void World::run_until(const std::function<bool()>& done) {
@@ -77,6 +107,7 @@ void World::run_for(std::int64_t milliseconds) {
 void World::stop_faults() {
     options_.faults = {};
     kernel.fail_commits = 0;
+    repair_pools();
 }
 
 // ---- clients ---------------------------------------------------------------------------------
@@ -105,12 +136,36 @@ void World::send_request(const std::string& id) {
     at(5000, [this, id] { send_request(id); });
 }
 
+std::string World::send_once(const std::string& type, const std::string& body, Sending how) {
+    const Document document = *decode(body);
+    if (how.request_id.empty()) how.request_id = fmt::format("once-{}", next_request_++);
+    send_frame(encode(schemas::RequestOf<msgpack::object>{
+        .request_id = how.request_id, .type = type, .timeout_ms = how.timeout_ms, .body = document.root()}));
+    return how.request_id;
+}
+
+void World::send_frame(const std::string& frame) {
+    run_until([this] { return ready(); });
+    deliver(FromClient{"client that asks once", frame});
+}
+
+Answer World::answer(const std::string& request_id, std::size_t count) {
+    run_until([&] { return answers(request_id).size() >= count; });
+    return answers(request_id).back();
+}
+
 void World::on_reply(const std::string& payload) {
     const Document document = *decode(payload);
     const auto reply = *decode_as<schemas::Reply>(document.root());
-    Request& request = requests_.at(reply.request_id);
     Answer answer{encode(reply.body), std::nullopt, payload};
     if (reply.error) answer.error = Error{parse_errc(reply.error->code), reply.error->message, reply.error->details};
+    const auto retried = requests_.find(reply.request_id);
+    if (retried == requests_.end()) {
+        note(fmt::format("answer {} {}", reply.request_id, answer.error ? answer.error->message : "ok"));
+        answers_[reply.request_id].push_back(std::move(answer));
+        return;
+    }
+    Request& request = retried->second;
     if (answer.error && retryable(answer.error->code)) return;  // The wait ended, not the request.
     const bool stored = !answer.error.has_value();
     if (request.answered) {
@@ -129,7 +184,7 @@ void World::start_manager() {
     auto store = Store::open(folder_ + "/store.db");
     if (!store) throw std::runtime_error(store.error().message);
     store_.emplace(std::move(*store));
-    ManagerOptions options;
+    ManagerOptions options = options_.manager;
     options.boot_id = fmt::format("boot-{}", boot_);
     options.mounts_folder = "/fake/mnt";
     manager_ = std::make_unique<PoolManager>(*store_, options);
@@ -158,11 +213,13 @@ void World::kill_manager() {
 
 void World::cut_power() {
     note("power cut");
+    power_fails_ = false;
     ++boot_;
     kernel.reboot();
     mounts.reboot();
     while (!actors_.empty()) actor_died(actors_.begin()->first);
     kill_manager();
+    if (on_power_cut) on_power_cut();
 }
 
 void World::deliver(Input input) {
@@ -195,7 +252,7 @@ void World::turn() {
         }
         if (dies) throw Death{};
     } catch (const Death&) {
-        return kill_manager();
+        return power_fails_ ? cut_power() : kill_manager();
     }
     if (const auto timer = manager_->next_timer()) {
         at(*timer - now_ms_, [this, number = manager_number_] {
@@ -216,7 +273,7 @@ void World::send(const Outbox& outbox) {
         });
     }
     for (const auto& [peer, payload] : outbox.replies) {
-        if (chance(options_.faults.lose_message)) continue;
+        if (peer == "client" && chance(options_.faults.lose_message)) continue;
         at(between(0, 2), [this, payload = payload] { on_reply(payload); });
     }
 }
@@ -248,6 +305,12 @@ void World::begin_command(const std::string& name) {
     actor.busy = true;
     const std::string frame = actor.queued.front();
     actor.queued.pop_front();
+    const std::string type = decode_as<schemas::Command>(decode(frame)->root())->type;
+    if (held_commands_.contains(type)) {
+        note(name + " is stopped before " + type);
+        waiting_.push_back({name, [this, name, frame, session = actor.session] { carry_out(name, frame, session); }});
+        return;
+    }
     const std::int64_t takes = chance(options_.faults.actor_stalls) ? between(100, 20000) : between(1, 40);
     at(takes, [this, name, frame, session = actor.session] { carry_out(name, frame, session); });
 }
@@ -261,10 +324,11 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
     note(fmt::format("{} does {} operation={} attempt={}", name, command.type, command.operation, command.attempt));
     Result<std::string> body = Error{};
     carried_out_for_ = command.operation;
+    ++commands[command.type];
     try {
         body = run_command(found->second.kind, command);
     } catch (const Death&) {
-        return actor_died(name);
+        return power_fails_ ? cut_power() : actor_died(name);
     }
     found->second.busy = false;
     if (!manager_ || session != manager_number_) return at(between(1, 20), [this, name] { hello(name); });
@@ -279,8 +343,37 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
         message.reply->error = schemas::WireError{std::string(to_string(body.error().code)), body.error().message,
                                                   body.error().details, false};
     }
-    deliver(cowslip::FromActor{name, encode(message)});
+    const std::string payload = encode(message);
+    if (held_replies_.contains(command.type)) {
+        note("its reply is held back");
+        waiting_.push_back({name, [this, name, payload, session] { reply(name, payload, session); }});
+        return;
+    }
+    const bool dies = chance_of_death();
+    if (!dies || chance(0.5)) reply(name, payload, session);
+    if (dies) return actor_died(name);
     begin_command(name);
+}
+
+// A copy may come late enough for another manager, or after its actor's death.
+void World::reply(const std::string& name, const std::string& payload, std::uint64_t session) {
+    at(chance(options_.faults.slow_reply) ? between(0, 3000) : between(0, 1), [this, name, payload, session] {
+        if (session == manager_number_) deliver(cowslip::FromActor{name, payload});
+    });
+    if (!chance(options_.faults.repeat_reply)) return;
+    at(between(1, 10000), [this, name, payload] { deliver(cowslip::FromActor{name, payload}); });
+}
+
+void World::let_go() {
+    held_commands_.clear();
+    held_replies_.clear();
+    for (auto& [name, go_on] : std::exchange(waiting_, {})) at(1, std::move(go_on));
+}
+
+void World::kill_held_actors() {
+    for (const auto& [name, go_on] : std::exchange(waiting_, {})) {
+        if (actors_.contains(name)) actor_died(name);
+    }
 }
 
 Result<std::string> World::run_command(ActorKind kind, const schemas::Command& command) {
@@ -362,7 +455,8 @@ std::string World::complain_about_kernel() {
         for (const auto& [thin_id, thin] : pool.core.thins) {
             if (rows.erase(thin_id) == 0) return fmt::format("thin {} is in the pool and in no row", thin_id);
         }
-        if (pool.core.held_root != 0) return "a metadata snapshot is held";
+        // Of a release whose commit failed nobody knows; the next start releases it again.
+        if (pool.core.held_root != 0 && commits_failed_ == 0) return "a metadata snapshot is held";
     }
     if (!rows.empty()) return fmt::format("thin {} has a row and is not in the pool", *rows.begin());
     const std::string uuid = store_->pool() ? store_->pool()->spec.pool.uuid : "";
@@ -384,7 +478,7 @@ std::string World::complain_about_kernel() {
     if (mounted != leased) return fmt::format("{} mounts for {} leases", mounted, leased);
     for (const auto& [number, device] : kernel.devices) {
         if (device.suspended) return device.device.name + " is suspended";
-        if (device.device.uuid.ends_with("-pool")) continue;
+        if (kernel.pools.contains(number)) continue;
         if (leased_uuids.erase(device.device.uuid) == 0) return device.device.name + " is active without a lease";
     }
     if (!leased_uuids.empty()) return *leased_uuids.begin() + " is leased and not active";

@@ -2,9 +2,11 @@
 // kernel, clients that retry, a bus that loses, repeats and delays, and a clock that is ours. All
 // chance comes from one seed, so a failing run is the same run again.
 //
-// What it may do to the system: drop or repeat a client's message; let an actor stall; kill an actor
-// before any effect; kill the manager before or after a commit, or with half its outbox sent; cut
-// the power. What must hold is asked at the end, when faults have stopped and all is quiet.
+// What it may do to the system: drop or repeat a client's message; let an actor stall; deliver its
+// reply late, twice, or after its death; kill an actor before any effect or with its work done; kill
+// the manager before or after a commit, or with half its outbox sent; fail a commit of the pool's
+// metadata; cut the power. What must hold is asked at the end, when faults have stopped and all is
+// quiet. Without faults it drives the manager through its own messages (manager_*_test.cpp).
 #pragma once
 
 #include <cstdint>
@@ -14,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,26 +37,36 @@ struct Death {};
 struct Faults {
     double lose_message = 0;  // A client's request, or its reply.
     double repeat_message = 0;
-    double actor_dies = 0;    // Before an effect.
+    double actor_dies = 0;    // Before an effect, or with its work done.
     double actor_stalls = 0;  // Per command, for up to 20 s.
+    double slow_reply = 0;    // An actor's reply is under way for up to 3 s: others overtake it.
+    double repeat_reply = 0;  // An actor's reply comes again, up to 10 s later.
     double manager_dies = 0;  // Per turn.
     double power_cut = 0;     // Per turn.
-    double commit_fails = 0;  // Per effect: the pool's next metadata commit.
+    double commit_fails = 0;  // Per effect: the pool's next metadata commit. An operator repairs it later.
 };
 
 struct Options {
     std::uint64_t seed = 0;
     int device_actors = 3;
     int mount_actors = 2;
-    Faults faults;
+    Faults faults = {};
     // Counted over all effects of all actors and all turns; that one is the process's last. -1: none.
     std::int64_t die_at = -1;
+    bool power_cut_at_that = false;  // Then not only the process dies.
+    ManagerOptions manager = {};     // The boot id and the folder are the world's.
 };
 
 struct Answer {
     std::string body;  // Encoded, if there is no error.
     std::optional<Error> error;
     std::string frame;
+};
+
+// How a request is sent that is sent once only.
+struct Sending {
+    std::string request_id = {};  // Empty: a new one.
+    std::uint32_t timeout_ms = 600000;
 };
 
 class World {
@@ -77,18 +90,55 @@ public:
         return decode_as<typename Message::Reply>(std::string_view(answer->body));
     }
 
+    // Sends it once, untouched by faults; gives its request id. Every answer to it is kept.
+    template <class Message>
+    std::string send_once(const Message& message, Sending how = {}) {
+        return send_once(Message::kType, encode(message), std::move(how));
+    }
+    std::string send_once(const std::string& type, const std::string& body, Sending how = {});
+    void send_frame(const std::string& frame);
+    const std::vector<Answer>& answers(const std::string& request_id) { return answers_[request_id]; }
+    // Runs until there are that many of them; gives the last.
+    Answer answer(const std::string& request_id, std::size_t count = 1);
+    // One answer, whatever it is.
+    template <class Message>
+    Answer ask_once(const Message& message, Sending how = {}) {
+        const std::string id = send_once(message, std::move(how));
+        return answer(id, answers(id).size() + 1);
+    }
+
     // Lets things happen until `done`, or fails the test after an hour of virtual time.
     void run_until(const std::function<bool()>& done);
     void run_for(std::int64_t milliseconds);
+    void at(std::int64_t delay_ms, std::function<void()> action);
     void stop_faults();
+    void let_live() { options_.die_at = -1; }
     void cut_power();
     void kill_manager();
+    // SIGTERM; and what the process does last.
+    void stop_admitting() { manager_->stop_admitting(); }
+    void answer_all_waiting() { send(manager_->answer_all_waiting()); }
+    // A container is given another boot id: the kernel lives on.
+    void change_boot_id() { ++boot_; }
+    // thin_check, and the pool loaded anew: it is as its last good commit left it.
+    void repair_pools();
+
+    // Commands of that type are taken and not carried out (SIGSTOP), or carried out and their replies
+    // are held back, until they are let go.
+    void hold_commands(const std::string& type) { held_commands_.insert(type); }
+    void hold_replies(const std::string& type) { held_replies_.insert(type); }
+    void let_go();
+    std::size_t held() const { return waiting_.size(); }
+    void kill_held_actors();
 
     // What must hold when nobody wants anything any more. Empty: it does.
     std::string complaint();
 
     std::int64_t now_ms() const { return now_ms_; }
     std::int64_t happened() const { return happened_; }  // Effects and turns so far, for die_at.
+    bool ready() const { return manager_ && manager_->ready(); }
+    Store& store() { return *store_; }
+    std::uint64_t commits_failed() const { return commits_failed_; }
     const std::deque<std::string>& history() const { return history_; }
     std::mt19937_64& random() { return random_; }
     bool chance(double probability) { return std::uniform_real_distribution<>(0, 1)(random_) < probability; }
@@ -98,6 +148,8 @@ public:
 
     FakeKernel kernel;
     FakeMountState mounts;
+    std::function<void()> on_power_cut;
+    std::map<std::string, int> commands;  // Carried out, by type.
 
 private:
     struct Request {
@@ -113,7 +165,10 @@ private:
         std::deque<std::string> queued;
         bool busy = false;
     };
-    void at(std::int64_t delay_ms, std::function<void()> action);
+    struct Waiting {
+        std::string actor;
+        std::function<void()> go_on;
+    };
     void note(const std::string& text);
     void something_happens();
     void ask_raw(const std::string& type, const std::string& body, std::function<void(const Answer&)> done);
@@ -127,6 +182,9 @@ private:
     void hello(const std::string& name);
     void begin_command(const std::string& name);
     void carry_out(const std::string& name, const std::string& frame, std::uint64_t session);
+    void reply(const std::string& name, const std::string& payload, std::uint64_t session);
+    bool chance_of_death();
+    void maybe_fail_a_commit();
     Result<std::string> run_command(ActorKind kind, const schemas::Command& command);
     void actor_died(std::string name);
     FakeFilesystem& content(const std::string& dm_uuid);
@@ -145,6 +203,7 @@ private:
     std::unique_ptr<PoolManager> manager_;
     std::uint64_t manager_number_ = 0;
     std::uint64_t boot_ = 1;
+    bool power_fails_ = false;  // At the effect or turn that is going on.
     std::vector<Input> inbox_;
     bool turn_planned_ = false;
 
@@ -152,7 +211,12 @@ private:
     int next_actor_ = 1;
     std::map<std::uint64_t, int> deaths_;  // Of actors, by the operation they worked for.
     std::uint64_t carried_out_for_ = 0;
+    std::uint64_t commits_failed_ = 0;
+    std::set<std::string> held_commands_;
+    std::set<std::string> held_replies_;
+    std::vector<Waiting> waiting_;
     std::map<std::string, Request> requests_;
+    std::map<std::string, std::vector<Answer>> answers_;  // To what was sent once, by request id.
     std::uint64_t next_request_ = 1;
     std::map<std::string, FakeFilesystem> file_systems_;  // By dm uuid.
     std::map<std::uint32_t, std::uint32_t> origins_;      // Of thin ids.

@@ -1,0 +1,139 @@
+#include "tests/simulation/requests.h"
+
+#include <iostream>
+
+#include <catch2/catch.hpp>
+
+namespace cowslip::simulation {
+
+schemas::VolumeCreate create(const std::string& id, const std::string& parent) {
+    schemas::VolumeCreate message;
+    message.id = id;
+    message.parent = parent;
+    return message;
+}
+
+schemas::VolumeGet get(const std::string& id, const std::string& holder) {
+    schemas::VolumeGet message;
+    message.id = id;
+    message.holder = holder;
+    return message;
+}
+
+schemas::VolumePut put(const std::string& id, const std::string& holder) {
+    schemas::VolumePut message;
+    message.id = id;
+    message.holder = holder;
+    return message;
+}
+
+schemas::VolumeAttach attach(const std::string& id, const std::string& holder) {
+    schemas::VolumeAttach message;
+    message.id = id;
+    message.holder = holder;
+    return message;
+}
+
+schemas::VolumeDetach detach(const std::string& id, const std::string& holder) {
+    schemas::VolumeDetach message;
+    message.id = id;
+    message.holder = holder;
+    return message;
+}
+
+schemas::VolumeRemove remove(const std::string& id) {
+    schemas::VolumeRemove message;
+    message.id = id;
+    return message;
+}
+
+schemas::VolumeRemove remove_and_wait(const std::string& id) {
+    schemas::VolumeRemove message = remove(id);
+    message.wait = true;
+    return message;
+}
+
+std::string word(const Answer& answer) {
+    if (answer.error) return std::string(to_string(answer.error->code));
+    const auto accepted = decode_as<schemas::Accepted>(std::string_view(answer.body));
+    return accepted && accepted->accepted ? "accepted" : "ok";
+}
+
+void make_pool_and_base(World& world) {
+    schemas::PoolCreate pool;
+    pool.loop_bytes = 1024 * kMiB;
+    const auto made = world.call(pool);
+    INFO((made ? "" : made.error().message));
+    REQUIRE(made);
+    schemas::VolumeCreate base = create("base");
+    base.size_bytes = 64 * kMiB;
+    auto created = world.call(base);
+    while (!created && created.error().code == Errc::needs_repair && world.commits_failed() > 0) {
+        world.run_for(5000);
+        created = world.call(base);
+    }
+    INFO((created ? "" : created.error().message));
+    REQUIRE(created);
+}
+
+void check_quiet(World& world) {
+    world.stop_faults();
+    std::string complaint;
+    for (int i = 0; i < 20; ++i) {
+        world.run_for(10000);
+        complaint = world.complaint();
+        if (complaint.empty()) return;
+    }
+    FAIL(complaint);
+}
+
+bool exists(World& world, const std::string& id) {
+    schemas::VolumeExists message;
+    message.id = id;
+    return body_of<schemas::VolumeExists>(world.ask_once(message)).exists;
+}
+
+schemas::Volume show(World& world, const std::string& id) {
+    schemas::VolumeShow message;
+    message.id = id;
+    return body_of<schemas::VolumeShow>(world.ask_once(message));
+}
+
+std::vector<std::string> findings(World& world) {
+    std::vector<std::string> list;
+    for (const auto& finding : body_of<schemas::SystemStatus>(world.ask_once(schemas::SystemStatus{})).findings) {
+        list.push_back(finding.kind + " " + finding.subject);
+    }
+    return list;
+}
+
+void die_everywhere(bool power_cut, const std::function<void(World&)>& job, const std::function<void(World&)>& check) {
+    for (std::int64_t die_at = 0;; ++die_at) {
+        CAPTURE(die_at, power_cut);
+        Options options;
+        options.seed = 1;
+        options.die_at = die_at;
+        options.power_cut_at_that = power_cut;
+        World world(options);
+        bool all_done = false;
+        guarded(world, [&] {
+            job(world);
+            check_quiet(world);
+            all_done = world.happened() <= die_at;
+            world.let_live();
+            check(world);
+        });
+        if (all_done) break;
+    }
+}
+
+void guarded(World& world, const std::function<void()>& job) {
+    try {
+        job();
+    } catch (...) {
+        for (const auto& line : world.history()) std::cerr << line << "\n";
+        throw;
+    }
+}
+
+}  // namespace cowslip::simulation
