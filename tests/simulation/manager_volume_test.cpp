@@ -1,0 +1,363 @@
+// The manager through its messages: the lives of volumes, in order, and what the pool says about them.
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <catch2/catch.hpp>
+
+#include "tests/simulation/requests.h"
+
+namespace cowslip::simulation {
+namespace {
+
+FakePool& pool_of(World& world) {
+    return world.kernel.pools.begin()->second;
+}
+
+FakeMetadata& disk_of(World& world) {
+    return world.kernel.media.at("file:metadata").metadata;
+}
+
+std::uint32_t next_thin_id(World& world) {
+    return world.store().pool()->next_thin_id;
+}
+
+bool has_finding(World& world, const std::string& wanted) {
+    const auto list = findings(world);
+    return std::find(list.begin(), list.end(), wanted) != list.end();
+}
+
+schemas::VolumeRemove must_exist(const std::string& id) {
+    schemas::VolumeRemove request = remove(id);
+    request.must_exist = true;
+    return request;
+}
+
+}  // namespace
+
+TEST_CASE("removing an unknown volume is success unless it must exist", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    CHECK_FALSE(world.call(remove("nobody"))->existed);
+    CHECK_FALSE(world.call(remove_and_wait("nobody"))->existed);
+    CHECK(word(world.ask_once(must_exist("nobody"))) == "not_found");
+    CHECK(world.call(must_exist("base"))->existed);
+    CHECK(word(world.ask_once(must_exist("base"))) == "not_found");
+    check_quiet(world);
+}
+
+TEST_CASE("a remove that means another life of the name changes nothing", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    const std::uint32_t first = show(world, "a").thin_id;
+    REQUIRE(world.call(remove("a")));
+    REQUIRE(world.call(create("a", "base")));
+    const std::uint32_t second = show(world, "a").thin_id;
+    CHECK(second > first);
+    schemas::VolumeRemove old = remove("a");
+    old.thin_id = first;
+    CHECK_FALSE(world.call(old)->existed);
+    CHECK(show(world, "a").thin_id == second);
+    old.must_exist = true;
+    CHECK(word(world.ask_once(old)) == "not_found");
+    old.thin_id = second;
+    CHECK(world.call(old)->existed);
+    CHECK_FALSE(exists(world, "a"));
+}
+
+TEST_CASE("a clone outlives its parent, and is cloned and mounted like any other", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("child", "base")));
+    REQUIRE(world.call(remove_and_wait("base")));
+    REQUIRE(world.call(create("grandchild", "child")));
+    CHECK(show(world, "grandchild").parent == "child");
+    CHECK(show(world, "child").parent == "base");
+    CHECK(show(world, "grandchild").size_bytes == 64 * kMiB);
+    REQUIRE(world.call(remove_and_wait("child")));
+    CHECK(world.call(get("grandchild")));
+    check_quiet(world);
+}
+
+TEST_CASE("requests about one name are carried out in order of arrival", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    const std::vector<std::string> ids = {
+        world.send_once(create("a", "base")), world.send_once(create("b", "a")), world.send_once(get("b")),
+        world.send_once(create("c", "b")),    world.send_once(put("b")),         world.send_once(remove("b")),
+        world.send_once(create("b", "c")),    world.send_once(remove("a")),      world.send_once(create("a", "b")),
+    };
+    for (const auto& id : ids) CHECK(word(world.answer(id)) == "ok");
+    CHECK(show(world, "b").parent == "c");
+    CHECK(show(world, "a").parent == "b");
+    check_quiet(world);
+}
+
+TEST_CASE("requests about one name keep their order when the pool has to be started first", "[manager]") {
+    // Bug: each went through the pool's start on its own, and they came out of it in another order.
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    REQUIRE(world.kernel.pools.empty());
+    const std::vector<std::string> ids = {
+        world.send_once(create("a", "base")),
+        world.send_once(create("b", "a")),
+        world.send_once(get("b")),
+        world.send_once(put("b")),
+        world.send_once(remove("b")),
+        world.send_once(create("b", "a")),
+    };
+    for (const auto& id : ids) {
+        const Answer answer = world.answer(id);
+        INFO((answer.error ? answer.error->message : ""));
+        CHECK(word(answer) == "ok");
+    }
+    check_quiet(world);
+}
+
+TEST_CASE("a create behind an unfinished removal of the name waits for its verdict and is a new life", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    const std::uint32_t first = show(world, "a").thin_id;
+    world.hold_commands(schemas::DeleteThin::kType);
+    const std::string removal = world.send_once(remove_and_wait("a"));
+    const std::string creation = world.send_once(create("a", "base"));
+    world.run_for(5000);
+    CHECK(world.answers(removal).empty());
+    world.let_go();
+    CHECK(word(world.answer(removal)) == "ok");
+    CHECK(word(world.answer(creation)) == "ok");
+    CHECK(show(world, "a").thin_id > first);
+
+    // Without waiting the name is free at once, whatever becomes of the blocks.
+    world.hold_commands(schemas::DeleteThin::kType);
+    REQUIRE(world.call(remove("a")));
+    REQUIRE(world.call(create("a", "base")));
+    world.let_go();
+    check_quiet(world);
+    CHECK(exists(world, "a"));
+}
+
+TEST_CASE("removals past the bound wait for a place, and are busy at their deadline", "[manager]") {
+    Options options{.seed = 1};
+    options.manager.max_behind = 2;
+    World world(options);
+    make_pool_and_base(world);
+    for (const auto* id : {"a", "b", "c"}) REQUIRE(world.call(create(id, "base")));
+    world.run_for(10000);
+    world.hold_commands(schemas::DeleteThin::kType);
+    REQUIRE(world.call(remove("a")));
+    REQUIRE(world.call(remove("b")));
+    CHECK(word(world.ask_once(remove("c"), {.timeout_ms = 1000})) == "busy");
+    CHECK(exists(world, "c"));
+    const std::string waiting = world.send_once(remove("c"));
+    world.run_for(1000);
+    CHECK(world.answers(waiting).empty());
+    world.let_go();
+    CHECK(word(world.answer(waiting)) == "ok");
+    check_quiet(world);
+}
+
+TEST_CASE("a thin id that is there at the first attempt is somebody else's: it is left alone and another one taken",
+          "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    const std::uint32_t theirs = next_thin_id(world);
+    pool_of(world).core.thins[theirs] = {.transaction_id = pool_of(world).core.transaction_id};
+    REQUIRE(world.call(create("a", "base")));
+    CHECK(show(world, "a").thin_id == theirs + 1);
+    CHECK(world.store().quarantined().size() == 1);
+    CHECK(has_finding(world, fmt::format("foreign_thin {}", theirs)));
+    REQUIRE(world.call(remove_and_wait("a")));
+    world.cut_power();
+    CHECK(has_finding(world, fmt::format("foreign_thin {}", theirs)));
+    CHECK(pool_of(world).core.thins.count(theirs) == 1);
+}
+
+TEST_CASE("thin ids that somebody has made while no manager looked are left alone, and ours lie above them",
+          "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.cut_power();
+    disk_of(world).thins[1000] = {.transaction_id = disk_of(world).transaction_id};
+    CHECK(has_finding(world, "foreign_thin 1000"));
+    REQUIRE(world.call(create("a", "base")));
+    CHECK(show(world, "a").thin_id == 1001);
+}
+
+TEST_CASE("a clone of a parent that the pool does not have is refused, undone, and remembered as refused",
+          "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    pool_of(world).core.thins.erase(show(world, "base").thin_id);
+    const Answer refused = world.ask_once(create("a", "base"), {.request_id = "one"});
+    CHECK(word(refused) == "needs_repair");
+    CHECK_FALSE(exists(world, "a"));
+    CHECK(world.ask_once(create("a", "base"), {.request_id = "one"}).frame == refused.frame);
+    world.run_for(5000);
+    CHECK(world.store().unfinished_operations().empty());
+    CHECK(world.store().quarantined().empty());
+}
+
+TEST_CASE("a volume that the pool has lost is named, cannot be used, and can be removed", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    const std::uint32_t thin_id = show(world, "a").thin_id;
+    world.run_for(10000);
+    world.cut_power();
+    disk_of(world).thins.erase(thin_id);
+    CHECK(show(world, "a").state == "lost");
+    CHECK(has_finding(world, "lost a"));
+    CHECK(word(world.ask_once(get("a"))) == "needs_repair");
+    CHECK(word(world.ask_once(attach("a"))) == "needs_repair");
+    CHECK(word(world.ask_once(create("b", "a"))) == "needs_repair");
+    CHECK(show(world, "base").state == "ready");
+    CHECK(world.call(remove_and_wait("a"))->existed);
+    REQUIRE(world.call(create("a", "base")));
+    CHECK(show(world, "a").state == "ready");
+    check_quiet(world);
+    CHECK_FALSE(has_finding(world, "lost a"));
+}
+
+TEST_CASE("a pool that is full of data takes no creates and carries out removals", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    world.run_for(10000);
+    FakePool& pool = pool_of(world);
+    pool.core.thins.at(show(world, "a").thin_id).mapped_blocks = pool.core.data_blocks;
+    pool.mode = PoolMode::out_of_data_space;
+    world.run_for(3000);
+    CHECK(has_finding(world, "data default") == false);
+    CHECK(word(world.ask_once(create("b", "base"))) == "no_space");
+    CHECK(world.call(get("base")));
+    CHECK(world.call(put("base")));
+    CHECK(world.call(remove_and_wait("a"))->existed);
+    world.run_for(3000);
+    CHECK(world.call(create("b", "base")));
+    check_quiet(world);
+}
+
+TEST_CASE("a pool that is full of metadata takes no creates", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(10000);
+    pool_of(world).mode = PoolMode::ro;
+    world.run_for(3000);
+    CHECK(word(world.ask_once(create("a", "base"), {.timeout_ms = 5000})) == "no_space");
+    CHECK(word(world.ask_once(remove("base"))) == "ok");
+    CHECK_FALSE(exists(world, "base"));
+    world.run_for(5000);
+    CHECK_FALSE(world.store().unfinished_operations().empty());
+    pool_of(world).mode = PoolMode::rw;
+    check_quiet(world);
+}
+
+TEST_CASE("a pool that needs repair takes no creates, and its removals go on when it is repaired", "[manager]") {
+    // Bug: the create waited for ever.
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    world.run_for(10000);
+    SECTION("a commit failed") {
+        world.kernel.fail_commits = 1;
+        CHECK(word(world.ask_once(create("b", "base"), {.request_id = "one", .timeout_ms = 5000})) == "accepted");
+        CHECK(word(world.ask_once(create("c", "base"), {.timeout_ms = 5000})) == "needs_repair");
+        CHECK(word(world.ask_once(remove("a"), {.timeout_ms = 5000})) == "ok");
+        CHECK(body_of<schemas::PoolStatus>(world.ask_once(schemas::PoolStatus{})).needs_check);
+        world.repair_pools();
+        CHECK(word(world.answer(world.send_once(create("b", "base"), {.request_id = "one"}), 2)) == "ok");
+    }
+    SECTION("aborting a failed commit failed") {
+        pool_of(world).mode = PoolMode::fail;
+        world.run_for(3000);
+        CHECK(word(world.ask_once(create("c", "base"), {.timeout_ms = 5000})) == "needs_repair");
+        CHECK(word(world.ask_once(remove("a"), {.timeout_ms = 5000})) == "ok");
+        CHECK(body_of<schemas::PoolStatus>(world.ask_once(schemas::PoolStatus{})).mode == "Fail");
+        pool_of(world).mode = PoolMode::rw;
+    }
+    check_quiet(world);
+    CHECK(world.call(create("c", "base")));
+    CHECK_FALSE(exists(world, "a"));
+}
+
+TEST_CASE("while the state file system is full there are no new volumes, but removals, and then again", "[manager]") {
+    bool has_room = false;
+    Options options{.seed = 1};
+    options.manager.has_room = [&] { return has_room; };
+    World world(options);
+    schemas::PoolCreate pool;
+    pool.loop_bytes = 1024 * kMiB;
+    REQUIRE(world.call(pool));
+    CHECK(word(world.ask_once(create("a"))) == "no_space");
+    CHECK(word(world.ask_once(remove("a"))) == "ok");
+    has_room = true;
+    world.run_for(120000);
+    CHECK(word(world.ask_once(create("a"))) == "ok");
+}
+
+TEST_CASE("a list comes in pages, in the order of names, and its filter does not break the pages", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    for (int i = 0; i < 9; ++i) {
+        schemas::VolumeCreate request = create(fmt::format("v{}", i), "base");
+        request.labels = {{"odd", std::to_string(i % 2)}, {"all", "yes"}};
+        REQUIRE(world.call(request));
+    }
+    const auto names = [&](const schemas::Labels& labels, std::uint32_t limit) {
+        std::vector<std::string> found;
+        schemas::VolumeList page;
+        page.labels = labels;
+        page.limit = limit;
+        for (;;) {
+            const auto reply = body_of<schemas::VolumeList>(world.ask_once(page));
+            CHECK(reply.volumes.size() <= limit);
+            for (const auto& volume : reply.volumes) found.push_back(volume.id);
+            if (!reply.more) return found;
+            REQUIRE_FALSE(reply.volumes.empty());
+            page.after = reply.volumes.back().id;
+        }
+    };
+    const std::vector<std::string> odd = {"v1", "v3", "v5", "v7"};
+    for (const std::uint32_t limit : {1U, 2U, 3U, 4U, 500U}) {
+        CAPTURE(limit);
+        CHECK(names({}, limit).size() == 10);
+        CHECK(names({{"odd", "1"}, {"all", "yes"}}, limit) == odd);
+        CHECK(names({{"odd", "2"}}, limit).empty());
+    }
+}
+
+TEST_CASE("events have no gaps, come in pages, and tell of each thing once", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    CHECK_FALSE(world.call(create("a", "base")));
+    REQUIRE(world.call(get("a")));
+    world.kill_manager();
+    REQUIRE(world.call(put("a")));
+    REQUIRE(world.call(remove_and_wait("a")));
+    std::map<std::string, int> count;
+    schemas::EventSince page;
+    page.limit = 3;
+    for (;;) {
+        const auto reply = body_of<schemas::EventSince>(world.ask_once(page));
+        CHECK(reply.oldest == 1);
+        for (const auto& event : reply.events) {
+            CHECK(event.seq == ++page.seq);
+            if (event.subject == "a") ++count[event.type];
+        }
+        if (!reply.more) break;
+    }
+    CHECK(page.seq == world.store().last_event_seq());
+    CHECK(count == std::map<std::string, int>{{"volume.created", 1},
+                                              {"lease.taken", 1},
+                                              {"lease.ended", 1},
+                                              {"volume.removed", 1},
+                                              {"volume.deleted", 1}});
+    page.seq = 1000000;
+    CHECK(body_of<schemas::EventSince>(world.ask_once(page)).events.empty());
+}
+
+}  // namespace cowslip::simulation
