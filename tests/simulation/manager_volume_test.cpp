@@ -255,6 +255,25 @@ TEST_CASE("a pool that is full of metadata takes no creates", "[manager]") {
     check_quiet(world);
 }
 
+TEST_CASE("the create that fills the metadata is neither lost nor done twice", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(10000);
+    FakePool& pool = pool_of(world);
+    const std::uint64_t roomy = world.kernel.used_metadata_blocks;
+    world.kernel.used_metadata_blocks = pool.total_metadata_blocks - pool.core.thins.size() - 1;
+    CHECK(word(world.ask_once(create("a", "base"), {.request_id = "one", .timeout_ms = 5000})) == "accepted");
+    CHECK(pool.core.thins.size() == 3);
+    CHECK_FALSE(exists(world, "a"));
+    CHECK(word(world.ask_once(create("b", "base"), {.timeout_ms = 5000})) == "no_space");
+    world.kernel.used_metadata_blocks = roomy;  // It was grown.
+    pool.mode = PoolMode::rw;
+    CHECK(word(world.answer(world.send_once(create("a", "base"), {.request_id = "one"}), 2)) == "ok");
+    CHECK(pool.core.thins.size() == 3);
+    CHECK(world.store().quarantined().empty());
+    check_quiet(world);
+}
+
 TEST_CASE("a pool that needs repair takes no creates, and its removals go on when it is repaired", "[manager]") {
     // Bug: the create waited for ever.
     World world({.seed = 1});

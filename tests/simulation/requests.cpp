@@ -80,7 +80,7 @@ void check_quiet(World& world) {
     world.stop_faults();
     std::string complaint;
     for (int i = 0; i < 20; ++i) {
-        world.run_for(10000);
+        world.run_for(i == 0 ? 4000 : 10000);
         complaint = world.complaint();
         if (complaint.empty()) return;
     }

@@ -264,10 +264,17 @@ void World::turn() {
 
 void World::send(const Outbox& outbox) {
     for (const auto& [name, frame] : outbox.commands) {
-        if (!actors_.contains(name)) continue;
-        at(between(0, 2), [this, name = name, frame = frame, session = manager_number_] {
+        const auto addressed = actors_.find(name);
+        if (addressed == actors_.end()) continue;
+        if (chance(options_.faults.break_connection)) {
+            reconnect(name);
+            continue;
+        }
+        const int connection = addressed->second.connection;
+        at(between(0, 2), [this, name = name, frame = frame, connection, session = manager_number_] {
             const auto found = actors_.find(name);
             if (found == actors_.end() || session != manager_number_ || !manager_) return;
+            if (connection != found->second.connection) return;
             found->second.queued.push_back(frame);
             begin_command(name);
         });
@@ -283,7 +290,7 @@ void World::send(const Outbox& outbox) {
 void World::start_actor(ActorKind kind) {
     const std::string name =
         fmt::format("{}-{}-0000abcd", kind == ActorKind::device ? "device" : "mount", next_actor_++);
-    actors_[name] = Actor{kind, 0, {}, false};
+    actors_[name] = {.kind = kind};
     note("actor starts " + name);
     at(between(1, 20), [this, name] { hello(name); });
 }
@@ -292,11 +299,27 @@ void World::start_actor(ActorKind kind) {
 void World::hello(const std::string& name) {
     const auto found = actors_.find(name);
     if (found == actors_.end() || found->second.busy || !manager_ || found->second.session == manager_number_) return;
-    found->second.session = manager_number_;
-    found->second.queued.clear();
+    say_hello(name);
+}
+
+void World::say_hello(const std::string& name) {
+    Actor& actor = actors_.at(name);
+    actor.session = manager_number_;
+    ++actor.connection;
+    actor.queued.clear();
     schemas::FromActorOf<schemas::Empty> message;
-    message.hello = schemas::Hello{found->second.kind == ActorKind::device ? "device" : "mount", name, 1, ""};
+    message.hello = schemas::Hello{actor.kind == ActorKind::device ? "device" : "mount", name, 1, ""};
     deliver(cowslip::FromActor{name, encode(message)});
+}
+
+// What was under way is lost, and the next thing that the manager hears of it is HELLO.
+void World::reconnect(const std::string& name) {
+    note("the connection breaks of " + name);
+    at(between(1, 300), [this, name, session = manager_number_] {
+        const auto found = actors_.find(name);
+        const bool idle = found != actors_.end() && !found->second.busy;
+        if (idle && manager_ && session == manager_number_ && found->second.session == session) say_hello(name);
+    });
 }
 
 void World::begin_command(const std::string& name) {
@@ -349,17 +372,20 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
         waiting_.push_back({name, [this, name, payload, session] { reply(name, payload, session); }});
         return;
     }
-    const bool dies = chance_of_death();
-    if (!dies || chance(0.5)) reply(name, payload, session);
-    if (dies) return actor_died(name);
+    if (chance_of_death()) return actor_died(name, payload);
+    reply(name, payload, session);
     begin_command(name);
 }
 
-// A copy may come late enough for another manager, or after its actor's death.
+// A copy may come late enough for another manager.
 void World::reply(const std::string& name, const std::string& payload, std::uint64_t session) {
-    at(chance(options_.faults.slow_reply) ? between(0, 3000) : between(0, 1), [this, name, payload, session] {
-        if (session == manager_number_) deliver(cowslip::FromActor{name, payload});
-    });
+    if (chance(options_.faults.break_connection)) {
+        reconnect(name);
+    } else {
+        at(chance(options_.faults.slow_reply) ? between(0, 3000) : between(0, 1), [this, name, payload, session] {
+            if (session == manager_number_) deliver(cowslip::FromActor{name, payload});
+        });
+    }
     if (!chance(options_.faults.repeat_reply)) return;
     at(between(1, 10000), [this, name, payload] { deliver(cowslip::FromActor{name, payload}); });
 }
@@ -414,12 +440,20 @@ FakeFilesystem& World::content(const std::string& dm_uuid) {
     return file_systems_[dm_uuid] = copy;
 }
 
-void World::actor_died(std::string name) {
+// Its last reply arrives before it is missed, after that, or never; but not so long before that it is given
+// another command, which would be blamed for the death.
+void World::actor_died(std::string name, std::string last_reply) {
     note("actor dies " + name);
     for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
     const ActorKind kind = actors_.at(name).kind;
     actors_.erase(name);
-    at(between(1, 300), [this, name] { deliver(ActorGone{name}); });
+    at(between(1, 300), [this, name, last_reply, session = manager_number_] {
+        if (!last_reply.empty() && session == manager_number_ && chance(0.5))
+            deliver(cowslip::FromActor{name, last_reply});
+        deliver(ActorGone{name});
+        if (last_reply.empty() || chance(0.5)) return;
+        at(between(1, 3000), [this, name, last_reply] { deliver(cowslip::FromActor{name, last_reply}); });
+    });
     at(between(1, 300), [this, kind] { start_actor(kind); });
 }
 

@@ -3,10 +3,10 @@
 // chance comes from one seed, so a failing run is the same run again.
 //
 // What it may do to the system: drop or repeat a client's message; let an actor stall; deliver its
-// reply late, twice, or after its death; kill an actor before any effect or with its work done; kill
-// the manager before or after a commit, or with half its outbox sent; fail a commit of the pool's
-// metadata; cut the power. What must hold is asked at the end, when faults have stopped and all is
-// quiet. Without faults it drives the manager through its own messages (manager_*_test.cpp).
+// reply late, twice, or after its death; break its connection; kill an actor before any effect or with its work done;
+// kill the manager before or after a commit, or with half its outbox sent; fail a commit of the pool's metadata; cut
+// the power. What must hold is asked at the end, when faults have stopped and all is quiet. Without faults it drives
+// the manager through its own messages (manager_*_test.cpp).
 #pragma once
 
 #include <cstdint>
@@ -37,13 +37,14 @@ struct Death {};
 struct Faults {
     double lose_message = 0;  // A client's request, or its reply.
     double repeat_message = 0;
-    double actor_dies = 0;    // Before an effect, or with its work done.
-    double actor_stalls = 0;  // Per command, for up to 20 s.
-    double slow_reply = 0;    // An actor's reply is under way for up to 3 s: others overtake it.
-    double repeat_reply = 0;  // An actor's reply comes again, up to 10 s later.
-    double manager_dies = 0;  // Per turn.
-    double power_cut = 0;     // Per turn.
-    double commit_fails = 0;  // Per effect: the pool's next metadata commit. An operator repairs it later.
+    double actor_dies = 0;        // Before an effect, or with its work done.
+    double actor_stalls = 0;      // Per command, for up to 20 s.
+    double slow_reply = 0;        // An actor's reply is under way for up to 3 s: others overtake it.
+    double repeat_reply = 0;      // An actor's reply comes again, up to 10 s later.
+    double break_connection = 0;  // Of an actor, per command or reply: that is lost, and it says HELLO again.
+    double manager_dies = 0;      // Per turn.
+    double power_cut = 0;         // Per turn.
+    double commit_fails = 0;      // Per effect: the pool's next metadata commit. An operator repairs it later.
 };
 
 struct Options {
@@ -162,7 +163,8 @@ private:
     struct Actor {
         ActorKind kind;
         std::uint64_t session = 0;  // Which manager it has said HELLO to.
-        std::deque<std::string> queued;
+        int connection = 0;         // What is under way on an older one is not carried out.
+        std::deque<std::string> queued = {};
         bool busy = false;
     };
     struct Waiting {
@@ -180,13 +182,15 @@ private:
     void send(const Outbox& outbox);
     void start_actor(ActorKind kind);
     void hello(const std::string& name);
+    void say_hello(const std::string& name);
+    void reconnect(const std::string& name);
     void begin_command(const std::string& name);
     void carry_out(const std::string& name, const std::string& frame, std::uint64_t session);
     void reply(const std::string& name, const std::string& payload, std::uint64_t session);
     bool chance_of_death();
     void maybe_fail_a_commit();
     Result<std::string> run_command(ActorKind kind, const schemas::Command& command);
-    void actor_died(std::string name);
+    void actor_died(std::string name, std::string last_reply = {});
     FakeFilesystem& content(const std::string& dm_uuid);
     std::string complain_about_store();
     std::string complain_about_kernel();
