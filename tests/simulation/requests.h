@@ -37,8 +37,10 @@ bool exists(World& world, const std::string& id);
 schemas::Volume show(World& world, const std::string& id);
 std::vector<std::string> findings(World& world);  // "kind subject".
 
+std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise);
+
 // One run of `job` for each effect and turn that it takes, which is the last of its process or, if
-// `power_cut`, of the machine; then quiet, and `check`.
+// `power_cut`, of the machine; then quiet, and `check`. COWSLIP_STRIDE=2: for every other one.
 void die_everywhere(bool power_cut, const std::function<void(World&)>& job, const std::function<void(World&)>& check);
 
 // Runs `job`; if it fails, the whole history is shown.

@@ -1,6 +1,5 @@
 // The main job under random faults, and a small one under a death at every single point of it.
 #include <algorithm>
-#include <cstdlib>
 
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
@@ -157,11 +156,6 @@ private:
     bool done_ = false;
     std::string wrong_;
 };
-
-std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise) {
-    const char* text = std::getenv(name);
-    return text == nullptr ? otherwise : std::stoull(text);
-}
 
 Options random_options(std::uint64_t seed) {
     std::mt19937_64 random(seed * 7919 + 1);
