@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#define CATCH_CONFIG_EXTERNAL_INTERFACES
 #include <catch2/catch.hpp>
 
 namespace cowslip {
