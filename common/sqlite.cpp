@@ -187,7 +187,7 @@ bool Database::commit() {
 }
 
 std::int64_t Database::changes() const {
-    return sqlite3_changes64(handle_.get());
+    return sqlite3_total_changes64(handle_.get());
 }
 
 // After SQLITE_FULL inside a savepoint the *whole* transaction is gone, and the next statement

@@ -62,15 +62,17 @@ struct Unmount {
     struct Reply {
         bool busy = false;
         std::vector<Holder> holders;  // At most 16, when busy.
-        // errno of syncfs, or EIO if an actor died in it: from then on told each time. Unless `force`,
-        // it stays mounted then.
+        // errno of syncfs, from then on told each time. Unless `force`, it stays mounted then.
         std::int32_t sync_error = 0;
         MSGPACK_DEFINE_MAP(busy, holders, sync_error)
     };
     std::string directory;
     std::string dm_uuid;
     bool force = false;
-    MSGPACK_DEFINE_MAP(directory, dm_uuid, force)
+    // The pool takes writes, so an actor that died in an earlier syncfs was not told of a loss. Without
+    // it, what that actor was told counts as EIO.
+    bool pool_sound = false;
+    MSGPACK_DEFINE_MAP(directory, dm_uuid, force, pool_sound)
 };
 
 struct MountedVolume {

@@ -1,3 +1,6 @@
+#include <cerrno>
+#include <limits>
+
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -236,7 +239,8 @@ Result<schemas::Verdict> DeviceActor::set_transaction_id(const schemas::SetTrans
 
 // Half a list would make volumes look lost: there is a whole one, or an error.
 Result<schemas::ListThins::Reply> DeviceActor::list_thins(const schemas::ListThins& command) {
-    const DmDevice pool = TRY(pool_device(command.pool));
+    // One that is to be adopted is looked at before it is ours.
+    const DmDevice pool = TRY(is_own_pool(command.pool) ? pool_device(command.pool) : any_pool_device(command.pool));
     if (command.release_held && !is_own_pool(command.pool)) {
         return Error{Errc::invalid_argument, "list thins: a metadata snapshot of an adopted pool may be its owner's"};
     }
@@ -252,7 +256,12 @@ Result<schemas::ListThins::Reply> DeviceActor::list_thins(const schemas::ListThi
         if (released != 0) spdlog::warn("release metadata snapshot pool={} errno={}", pool.name, released);
     }
     reply.verdict.status = status_text(pool);
-    if (!list) return list.error();
+    if (!list) {
+        const auto status = parse_thin_pool_status(reply.verdict.status);
+        if (status && is_good(*status, 0, std::numeric_limits<std::uint64_t>::max())) return list.error();
+        reply.verdict.error_number = EIO;  // The pool has left service, and its snapshot with it.
+        return reply;
+    }
     for (const auto& thin : *list) {
         if (thin.thin_id <= command.after_thin_id) continue;
         reply.more = reply.thins.size() == kMaxListed;

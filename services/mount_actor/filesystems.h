@@ -66,8 +66,9 @@ public:
     virtual Result<void> grow(const std::string& directory) = 0;
     // The errno of what could not be written, or 0. The kernel tells it once, whoever asks; so it is
     // noted beside the mount, and told from then on, until remove_id. An actor that died in the middle
-    // may have been told and noted nothing: that is EIO.
-    virtual Result<std::int32_t> sync(const std::string& directory) = 0;
+    // may have been told and noted nothing: that is EIO, unless the pool is sound (schemas::Unmount).
+    virtual Result<std::int32_t> sync(const std::string& directory, bool pool_sound) = 0;
+    // The noted errno; 0: an actor died before it knew.
     virtual Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) = 0;
     virtual Result<void> forget_unsynced(const std::string& directory) = 0;
     // False: it is in use, and stays whole.

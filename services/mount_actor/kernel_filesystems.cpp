@@ -262,8 +262,10 @@ Result<void> KernelFilesystems::grow(const std::string& directory) {
 }
 
 // What is lost stays lost, however often it is asked again.
-Result<std::int32_t> KernelFilesystems::sync(const std::string& directory) {
-    if (const auto known = TRY(find_unsynced(directory))) return *known;
+Result<std::int32_t> KernelFilesystems::sync(const std::string& directory, bool pool_sound) {
+    const auto known = TRY(find_unsynced(directory));
+    if (known && *known != 0) return *known;
+    if (known && !pool_sound) return EIO;
     if (const auto noted = note_unsynced(directory, ""); !noted) {
         // A full state file system must not keep what is to be put away.
         if (noted.error().code != Errc::no_space) return noted.error();
@@ -286,7 +288,7 @@ Result<std::optional<std::int32_t>> KernelFilesystems::find_unsynced(const std::
     const auto text = file ? read_all(file.get(), kLongestErrno) : std::string();
     std::int32_t number = 0;
     if (text) std::from_chars(text->data(), text->data() + text->size(), number);
-    return std::optional(number > 0 ? number : EIO);
+    return std::optional(number);
 }
 
 // No fsync: like the id, it speaks of a mount, and that does not survive a power cut either.

@@ -37,7 +37,7 @@ public:
     Result<void> mount(const schemas::Mount& request) override;
     Result<MountOptions> read_options(const std::string& directory) override;
     Result<void> grow(const std::string& directory) override;
-    Result<std::int32_t> sync(const std::string& directory) override;
+    Result<std::int32_t> sync(const std::string& directory, bool pool_sound) override;
     Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override;
     Result<void> forget_unsynced(const std::string& directory) override;
     Result<bool> unmount(const std::string& directory) override;

@@ -1,6 +1,7 @@
 #include "services/mount_actor/mount_actor.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include <fmt/format.h>
@@ -139,7 +140,7 @@ Result<schemas::Unmount::Reply> MountActor::handle(const schemas::Unmount& reque
         }
         TRY(filesystems_.check_ours(request.dm_uuid));
         // umount itself reports success after losing writes in a full pool: only syncfs tells.
-        reply.sync_error = TRY(filesystems_.sync(request.directory));
+        reply.sync_error = TRY(filesystems_.sync(request.directory, request.pool_sound));
         if (reply.sync_error != 0 && !request.force) return reply;
         if (!TRY(filesystems_.unmount(request.directory))) {
             reply.busy = true;
@@ -148,7 +149,8 @@ Result<schemas::Unmount::Reply> MountActor::handle(const schemas::Unmount& reque
         }
     } else if (request.force) {
         // Its first copy may have died behind the umount.
-        reply.sync_error = TRY(filesystems_.find_unsynced(request.directory)).value_or(0);
+        const auto known = TRY(filesystems_.find_unsynced(request.directory));
+        reply.sync_error = known == 0 && !request.pool_sound ? EIO : known.value_or(0);
     }
     TRY(remove_all(request.directory));
     spdlog::debug("unmounted directory={} device={}", request.directory, request.dm_uuid);

@@ -130,7 +130,7 @@ Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, boo
 
 Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force) {
     const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
-    schemas::Unmount command{directory, thin_dm_uuid(pool_row_->spec.pool.uuid, thin_id), force};
+    schemas::Unmount command{directory, thin_dm_uuid(pool_row_->spec.pool.uuid, thin_id), force, pool_.mode == "rw"};
     Result<schemas::Unmount::Reply> reply = co_await tell(operation, ActorKind::mount, urgency, command);
     if (!reply) co_return reply.error();
     if (reply->busy) {

@@ -86,9 +86,10 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
             status->transaction_id < least ? "an older copy of the pool" : "an older copy of the store"));
         return Outcome::unknown;
     }
-    if (!failed && pool_.status && status->transaction_id < pool_.status->transaction_id) return outcome;  // Overtaken.
-    pool_.status = *status;
     const bool writable = is_good(*status, least, pool_row_->planned);
+    // Overtaken by a later one; only a good one proves that it is later.
+    if (!failed && pool_.writable && status->transaction_id < pool_.status->transaction_id) return outcome;
+    pool_.status = *status;
     std::string mode(to_string(status->mode));
     if (status->needs_check) mode += " needs_check";
     if (mode != pool_.mode) {
@@ -416,7 +417,10 @@ Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operat
     for (;;) {
         Result<schemas::ListThins::Reply> page = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
         if (!page) co_return page.error();
-        if (page->verdict.error_number != 0)
+        const Outcome outcome = take_verdict(operation, page->verdict);
+        if (outcome == Outcome::unknown || !pool_.writable)
+            co_return Error{Errc::unavailable, "read the pool's own list of thin ids: the pool is not in service"};
+        if (outcome == Outcome::refused)
             co_return errno_error(page->verdict.error_number, "read the pool's own list of thin ids");
         thins.insert(thins.end(), page->thins.begin(), page->thins.end());
         if (!page->more || page->thins.empty()) break;

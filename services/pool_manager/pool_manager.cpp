@@ -1,6 +1,7 @@
 #include "services/pool_manager/pool_manager.h"
 
 #include <algorithm>
+#include <bit>
 
 #include <fmt/format.h>
 #include <sodium.h>
@@ -105,7 +106,8 @@ void PoolManager::on_actor(const FromActor& input) {
     const auto message =
         document ? decode_as<schemas::FromActor>(document->root()) : Result<schemas::FromActor>(document.error());
     if (!message || message->v != schemas::kProtocolVersion) {
-        spdlog::warn("unreadable message from actor={}", input.incarnation);
+        const std::uint64_t seen = ++counters_["unreadable_actor_messages"];
+        if (std::has_single_bit(seen)) spdlog::warn("unreadable messages at the actors' door count={}", seen);
         return;
     }
     if (message->hello && message->hello->incarnation == input.incarnation) {

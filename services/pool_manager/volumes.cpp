@@ -53,17 +53,18 @@ Result<void> PoolManager::check_room() const {
                      "the file system of the state folder is full: make room there (volumes can still be removed)"};
     }
     if (!pool_.status) return {};
+    const bool out_of_metadata = pool_.status->mode == PoolMode::ro && !pool_.status->needs_check;
+    if (pool_.loaded && !pool_.writable && !out_of_metadata) {
+        return Error{Errc::needs_repair, fmt::format("the pool is {}: volumes can be got and put, and none is made or "
+                                                     "deleted until it is repaired",
+                                                     pool_.mode)};
+    }
     if (pool_.status->mode == PoolMode::out_of_data_space ||
         pool_.status->used_data_blocks >= pool_.status->total_data_blocks) {
         return Error{Errc::no_space, "the pool is out of data space: remove volumes"};
     }
-    if (pool_.status->mode == PoolMode::ro && !pool_.status->needs_check) {
+    if (out_of_metadata) {
         return Error{Errc::no_space, "the pool is out of metadata space: remove volumes"};
-    }
-    if (pool_.loaded && !pool_.writable) {
-        return Error{Errc::needs_repair, fmt::format("the pool is {}: volumes can be got and put, and none is made or "
-                                                     "deleted until it is repaired",
-                                                     pool_.mode)};
     }
     return {};
 }
@@ -194,6 +195,10 @@ Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
             if (operation.attempts > 1) {
                 const auto now = store_.volume(*operation.thin_id);
                 Result<Ownership> found = co_await whose(operation, *now);
+                if (!found && found.error().code == Errc::unavailable) {
+                    co_await sleep_ms(100);  // The pool has left service meanwhile: asked again.
+                    continue;
+                }
                 if (!found) co_return found.error();
                 owner = *found;
             }

@@ -164,12 +164,17 @@ Result<void> FakeMounts::grow(const std::string& directory) {
     return {};
 }
 
-Result<std::int32_t> FakeMounts::sync(const std::string& directory) {
+Result<std::int32_t> FakeMounts::sync(const std::string& directory, bool pool_sound) {
     const auto* mount = find_mount(directory);
     if (mount == nullptr) return 0;
-    if (const auto known = TRY(find_unsynced(directory))) return *known;
+    const auto known = TRY(find_unsynced(directory));
+    if (known && *known != 0) return *known;
+    if (known && !pool_sound) return EIO;
     const auto error = state_.sync_errors.extract(mount->dm_uuid);
-    if (!error) return 0;
+    if (!error) {
+        TRY(forget_unsynced(directory));
+        return 0;
+    }
     state_.directories[directory].unsynced = error.mapped();
     return error.mapped();
 }
@@ -177,7 +182,7 @@ Result<std::int32_t> FakeMounts::sync(const std::string& directory) {
 Result<std::optional<std::int32_t>> FakeMounts::find_unsynced(const std::string& directory) {
     const auto found = state_.directories.find(directory);
     if (found == state_.directories.end() || !found->second.unsynced) return std::optional<std::int32_t>();
-    return std::optional(*found->second.unsynced == 0 ? EIO : *found->second.unsynced);
+    return found->second.unsynced;
 }
 
 Result<void> FakeMounts::forget_unsynced(const std::string& directory) {

@@ -63,9 +63,9 @@ public:
         before_("grow");
         return inner_.grow(directory);
     }
-    Result<std::int32_t> sync(const std::string& directory) override {
+    Result<std::int32_t> sync(const std::string& directory, bool pool_sound) override {
         before_("sync");
-        return inner_.sync(directory);
+        return inner_.sync(directory, pool_sound);
     }
     Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override {
         return inner_.find_unsynced(directory);

@@ -130,6 +130,21 @@ TEST_CASE("what a sync has lost is told by each put, until one is forced", "[mou
     CHECK(sync_error() == 0);
 }
 
+TEST_CASE("an actor that died in a sync of a sound pool has lost nothing", "[mount_actor]") {
+    // A put after kill -9 of a mount actor in syncfs said EIO, though nothing was lost.
+    FakeWorld world;
+    MountActor actor(world.filesystems());
+    const auto mount = mount_of(make_template(world), "x");
+    REQUIRE(actor.handle(mount));
+    world.state.directories.at("x").unsynced = 0;
+    auto unmount = unmount_of(mount);
+    unmount.pool_sound = true;
+    const auto reply = actor.handle(unmount);
+    REQUIRE(reply);
+    CHECK(reply->sync_error == 0);
+    CHECK_FALSE(world.state.is_mounted(mount.device.dm_uuid));
+}
+
 TEST_CASE("the note of a lost sync does not outlive its mount", "[mount_actor]") {
     FakeWorld world;
     MountActor actor(world.filesystems());

@@ -198,7 +198,8 @@ void for_each_mount_message(Visitor&& visit) {
                         .mount_label = "system_u:object_r:container_file_t:s0:c1,c2",
                         .grow = true},
                   {.path = "/var/lib/cowslip/default/mnt/a%2Fb/rootfs", .grown = true});
-    visit_message(visit, Unmount{.directory = "a%2Fb", .dm_uuid = example_device().dm_uuid, .force = true},
+    visit_message(visit,
+                  Unmount{.directory = "a%2Fb", .dm_uuid = example_device().dm_uuid, .force = true, .pool_sound = true},
                   {.busy = true, .holders = {example_holder()}, .sync_error = 28});
     visit_message(visit, ListMounts{.after = "a"},
                   {.mounts = {{.directory = "a%2Fb",
