@@ -111,17 +111,6 @@ double percentile(std::vector<double> values, double part) {
     return values[static_cast<std::size_t>(part * static_cast<double>(values.size() - 1))];
 }
 
-// Processes begun since the machine started.
-std::uint64_t forks() {
-    std::ifstream stat("/proc/stat");
-    std::string word;
-    std::uint64_t count = 0;
-    while (stat >> word) {
-        if (word == "processes") stat >> count;
-    }
-    return count;
-}
-
 // A metadata commit of dm-thin flushes the metadata device twice.
 std::uint64_t metadata_commits(const std::string& device) {
     std::ifstream stat("/sys/block/" + device + "/stat");
@@ -167,7 +156,6 @@ Result<int> run(const Options& options) {
     auto client = TRY(Client::connect(context, options.socket));
     auto before = TRY(settled(client));
     const std::uint64_t commits = metadata_commits(options.metadata_device);
-    const std::uint64_t forked = forks();
     const auto start = Clock::now();
     ::close(gate[1]);
     bool failed = false;
@@ -193,12 +181,10 @@ Result<int> run(const Options& options) {
     const auto per_cycle = [&](const std::string& counter) {
         return static_cast<double>(after.counters.at(counter) - before.counters[counter]) / cycles;
     };
-    // Each worker is one fork before the clock, and its client's two ZeroMQ threads after it.
-    const double begun = (static_cast<double>(forks() - forked) - 2.0 * options.workers) / cycles;
     out << fmt::format(
         "\"rate\":{:.2f},\"store_syncs\":{:.2f},\"store_commits\":{:.2f},\"turns\":{:.2f},\"mounts\":{:.2f},",
         cycles / seconds, per_cycle("store_syncs"), per_cycle("commits"), per_cycle("turns"), per_cycle("mount.mount"));
-    out << fmt::format("\"processes_started\":{:.2f},\"metadata_commits\":{:.2f}}}", std::max(0.0, begun),
+    out << fmt::format("\"metadata_commits\":{:.2f}}}",
                        static_cast<double>(metadata_commits(options.metadata_device) - commits) / cycles);
     std::cout << out.str() << '\n';
     return 0;

@@ -72,7 +72,8 @@ TEST_CASE("a clone's mount has the layout and modes promised", "[device][mount]"
     CHECK_FALSE(find_mount_option(entry.options, "nodev"));
 
     const auto space = std::filesystem::space(mounted->path);
-    CHECK(space.free == space.available);  // Nothing is reserved for root.
+    // Nothing is reserved for root, whose share would be 5 %; the kernel keeps up to 2 % for delayed allocation.
+    CHECK((space.free - space.available) * 50 <= space.capacity);
 
     // What lies under the mount, seen from beside it.
     run({"umount", mounted->path});

@@ -131,7 +131,13 @@ TEST_CASE("a thin is activated, changed, put away and deleted, and each may be a
     CHECK(block_device_sectors(machine.path(2)).value() == 300 * kMib);
     const auto read_only = machine.actor.activate({machine.pool, 2, 300 * kMib, true});
     CHECK(read_only->error_number == 0);
-    CHECK_FALSE(Fd(open(machine.path(2).c_str(), O_RDWR | O_CLOEXEC)));
+    {
+        // The kernel lets it be opened for writing, and refuses the write.
+        const Fd device(open(machine.path(2).c_str(), O_RDWR | O_CLOEXEC));
+        REQUIRE(device);
+        CHECK(pwrite(device.get(), "x", 1, 0) == -1);
+        CHECK(errno == EPERM);
+    }
     const auto list = machine.actor.list_active({machine.pool});
     REQUIRE(list->devices.size() == 1);
     CHECK(list->devices[0].size_sectors == 300 * kMib);

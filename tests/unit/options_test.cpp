@@ -168,7 +168,7 @@ TEST_CASE("closed standard descriptors are filled before anything else is opened
         if (parse_options(program, "Tests.", 1, arguments).ends) ::_exit(1);
         const int first = ::open("/dev/null", O_RDONLY);
         char byte = 0;
-        if (first != 3) ::_exit(2);
+        if (first < 3) ::_exit(2);
         ::_exit(::read(0, &byte, 1) < 0 && ::write(1, "x", 1) < 0 ? 0 : 3);
     }
     int status = 0;
