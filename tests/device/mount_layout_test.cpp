@@ -72,8 +72,9 @@ TEST_CASE("a clone's mount has the layout and modes promised", "[device][mount]"
     CHECK_FALSE(find_mount_option(entry.options, "nodev"));
 
     const auto space = std::filesystem::space(mounted->path);
-    // Nothing is reserved for root, whose share would be 5 %; the kernel keeps up to 2 % for delayed allocation.
-    CHECK((space.free - space.available) * 50 <= space.capacity);
+    // Nothing is reserved for root, whose share would be 5 %; the kernel keeps up to 2 % of the device for delayed
+    // allocation, which the capacity is a little below.
+    CHECK((space.free - space.available) * 40 <= space.capacity);
 
     // What lies under the mount, seen from beside it.
     run({"umount", mounted->path});
