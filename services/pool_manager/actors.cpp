@@ -5,9 +5,9 @@
 namespace cowslip {
 
 namespace {
-constexpr std::uint32_t kMostAwaitedInARow =
-    16;  // Then one from behind a reply, or removals would never end under load.
-}
+// Then one from behind a reply, or removals would never end under load.
+constexpr std::uint32_t kMostAwaitedInARow = 16;
+}  // namespace
 
 void Actors::expect(const std::vector<std::string>& incarnations) {
     unaccounted_.insert(incarnations.begin(), incarnations.end());

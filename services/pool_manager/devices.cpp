@@ -28,10 +28,9 @@ Result<void> PoolManager::forget_deaths(Operation& operation) {
 
 // Takes the names, and the pool (shared) with them; starts a stopped pool. The places in the queues are
 // kept meanwhile, so that requests about one name stay in order.
-Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest> names, NeedsPool needs_pool) {
-    if (needs_pool == NeedsPool::yes) names.push_back({kPoolKey, LockMode::shared});
+Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest> names) {
+    names.push_back({kPoolKey, LockMode::shared});
     NameLock lock = co_await names_.acquire(names);
-    if (needs_pool == NeedsPool::no) co_return Result<NameLock>(std::move(lock));
     if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
     Result<void> started = co_await start_pool(operation);

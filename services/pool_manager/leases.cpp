@@ -80,7 +80,7 @@ Task<std::string> PoolManager::get_volume(Operation& operation, schemas::VolumeG
     if (checked) checked = check_holder(wanted.holder);
     if (!checked) co_return checked.error();
     const std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
-    Result<NameLock> lock = co_await enter(operation, names, NeedsPool::yes);
+    Result<NameLock> lock = co_await enter(operation, names);
     if (!lock) co_return lock.error();
     const auto row = store_.find_volume(request.id);
     if (!row || row->state != "ready")
@@ -104,7 +104,7 @@ Task<std::string> PoolManager::attach_volume(Operation& operation, schemas::Volu
     if (checked) checked = check_holder(wanted.holder);
     if (!checked) co_return checked.error();
     const std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
-    Result<NameLock> lock = co_await enter(operation, names, NeedsPool::yes);
+    Result<NameLock> lock = co_await enter(operation, names);
     if (!lock) co_return lock.error();
     const auto row = store_.find_volume(request.id);
     if (!row || row->state != "ready")

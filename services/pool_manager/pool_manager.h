@@ -169,7 +169,6 @@ private:
     };
 
     using Handler = std::function<void(Operation&, const msgpack::object&)>;
-    enum class NeedsPool : std::uint8_t { no, yes };
 
     // pool_manager.cpp
     void on_client(const FromClient& input);
@@ -255,7 +254,7 @@ private:
     Task<typename Message::Reply> tell(Operation& operation, ActorKind kind, Urgency urgency, Message message);
     Result<void> count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what);
     Result<void> forget_deaths(Operation& operation);
-    Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names, NeedsPool needs_pool);
+    Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names);
     Task<void> pool_in_service(Operation& operation);
     Task<std::string> activate(Operation& operation, VolumeRow row, bool read_only);
     Task<void> deactivate(Operation& operation, std::uint32_t thin_id);

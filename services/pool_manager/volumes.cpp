@@ -119,7 +119,7 @@ Task<std::string> PoolManager::create_volume(Operation& operation, schemas::Volu
     if (!checked) co_return checked.error();
     std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
     if (!request.parent.empty()) names.push_back({volume_key(request.parent), LockMode::shared});
-    Result<NameLock> lock = co_await enter(operation, names, NeedsPool::yes);
+    Result<NameLock> lock = co_await enter(operation, names);
     if (!lock) co_return lock.error();
     Result<VolumeRow> row = plan_volume(request);
     if (!row) co_return row.error();
