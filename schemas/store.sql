@@ -2,6 +2,8 @@
 -- process opens it, over one connection. Times are milliseconds since 1970 and never run backwards,
 -- whatever the clock does. Kernel state (which devices are active, what is mounted) is not here: the
 -- kernel is asked.
+--
+-- A CHECK with IN (...) of three words makes SQLite build a table of them for each row: so it is OR.
 
 CREATE TABLE host (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
@@ -15,7 +17,7 @@ CREATE TABLE pool (
     name          TEXT NOT NULL,
     uuid          TEXT NOT NULL,
     -- formatting is the only state in which a zeroed superblock may be loaded: the kernel formats it.
-    state         TEXT NOT NULL CHECK (state IN ('formatting', 'ready', 'stopped')),
+    state         TEXT NOT NULL CHECK (state = 'formatting' OR state = 'ready' OR state = 'stopped'),
     spec          BLOB NOT NULL,      -- schemas::PoolSpec, msgpack.
     tag           INTEGER NOT NULL CHECK (tag BETWEEN 1 AND 1048575),
     -- Transaction ids are tag<<32 | generation. Each status ever read shows one in [confirmed,
@@ -34,14 +36,14 @@ CREATE TABLE volume (
     thin_id       INTEGER PRIMARY KEY CHECK (thin_id BETWEEN 2 AND 16777215),
     name          TEXT UNIQUE,        -- NULL: removed, or internal.
     template      TEXT UNIQUE,        -- "ext4/20971520": the formatted empty volume of that size. Internal.
-    kind          TEXT NOT NULL CHECK (kind IN ('volume', 'image', 'internal')),
-    state         TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'removing')),
+    kind          TEXT NOT NULL CHECK (kind = 'volume' OR kind = 'image' OR kind = 'internal'),
+    state         TEXT NOT NULL CHECK (state = 'creating' OR state = 'ready' OR state = 'removing'),
     filling       INTEGER NOT NULL DEFAULT 0,  -- In the pool, but `creating` until its filler says it is whole.
     parent        TEXT NOT NULL,      -- The name it was cloned from, as it was then; '' for none.
     origin_id     INTEGER,            -- The thin id it is a snapshot of; NULL for none.
     size_sectors  INTEGER NOT NULL CHECK (size_sectors > 0),
     fs_sectors    INTEGER NOT NULL,   -- What its file system fills; less than size_sectors: to be grown at the next mount.
-    fs            TEXT NOT NULL CHECK (fs IN ('ext4', 'xfs', 'none')),
+    fs            TEXT NOT NULL CHECK (fs = 'ext4' OR fs = 'xfs' OR fs = 'none'),
     born_min      INTEGER NOT NULL,   -- Its birth mark in the pool lies in [born_min, born_max];
     born_max      INTEGER NOT NULL,   -- 0 while unfinished: then up to pool.planned.
     created_at    INTEGER NOT NULL,
@@ -52,7 +54,7 @@ CREATE TABLE volume (
 -- An accepted change that is not finished. Its row goes in the commit that finishes it.
 CREATE TABLE operation (
     number        INTEGER PRIMARY KEY,
-    type          TEXT NOT NULL CHECK (type IN ('create', 'template', 'remove', 'create_pool')),
+    type          TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool'),
     thin_id       INTEGER,            -- Of the volume; NULL for the pool.
     request_id    TEXT,               -- Whose answer is owed; NULL once answered, or nobody's.
     body          BLOB NOT NULL,      -- The request's body, msgpack.
@@ -74,7 +76,8 @@ CREATE INDEX request_by_time ON request (at);
 CREATE TABLE lease (
     thin_id       INTEGER NOT NULL REFERENCES volume (thin_id),
     holder        TEXT NOT NULL,
-    mode          TEXT NOT NULL CHECK (mode IN ('mounted_rw', 'mounted_ro', 'attached_rw', 'attached_ro')),
+    mode          TEXT NOT NULL CHECK (mode = 'mounted_rw' OR mode = 'mounted_ro' OR
+                                       mode = 'attached_rw' OR mode = 'attached_ro'),
     mount_label   TEXT NOT NULL,
     taken_at      INTEGER NOT NULL,
     PRIMARY KEY (thin_id, holder)
@@ -82,7 +85,7 @@ CREATE TABLE lease (
 
 -- Written in the same commit as the change it tells of; seq has no gaps.
 CREATE TABLE event (
-    seq           INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq           INTEGER PRIMARY KEY,  -- The newest one is never purged: the next is one more.
     at            INTEGER NOT NULL,
     type          TEXT NOT NULL,
     subject       TEXT NOT NULL,

@@ -88,12 +88,8 @@ Result<Store> Store::open(const std::string& file) {
     {
         Query newest = store.database_.query("SELECT max(at), max(seq) FROM event");
         newest.next();
-        store.now_ = newest.integer(0);
-    }
-    {
-        // Not max(seq): purged events keep their numbers.
-        Query sequence = store.database_.query("SELECT seq FROM sqlite_sequence WHERE name = 'event'");
-        if (sequence.next()) store.next_event_ = sequence.uinteger(0) + 1;
+        store.set_time(newest.integer(0));
+        store.next_event_ = newest.uinteger(1) + 1;
     }
     store.committed_next_event_ = store.next_event_;
     return store;
@@ -121,6 +117,12 @@ Result<void> Store::migrate() {
                                                      version, kVersion)};
     }
     return {};
+}
+
+void Store::set_time(std::int64_t wall_ms) {
+    if (wall_ms <= now_ && !now_text_.empty()) return;
+    now_ = std::max(now_, wall_ms);
+    now_text_ = format_time(now_);
 }
 
 void Store::rollback_savepoint() {
@@ -499,7 +501,7 @@ Result<void> Store::append_event(std::string_view type, std::string_view subject
             .bind(subject)
             .bind_blob(encode(body))
             .run());
-    events_.push_back({next_event_, format_time(now_), std::string(type), std::string(subject), body});
+    events_.push_back({next_event_, now_text_, std::string(type), std::string(subject), body});
     ++next_event_;
     return {};
 }

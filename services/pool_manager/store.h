@@ -91,7 +91,7 @@ public:
     static Result<Store> open(const std::string& file);
 
     // The clock of everything written from now on; never runs backwards.
-    void set_time(std::int64_t wall_ms) { now_ = std::max(now_, wall_ms); }
+    void set_time(std::int64_t wall_ms);
     std::int64_t now() const { return now_; }
 
     void rollback_savepoint();
@@ -170,6 +170,7 @@ private:
 
     Database database_;
     std::int64_t now_ = 0;
+    std::string now_text_;  // As events have it.
     std::uint64_t next_event_ = 1;
     std::uint64_t committed_next_event_ = 1;
     std::vector<StoredEvent> events_;  // Of the savepoints released in this turn.
