@@ -58,6 +58,37 @@ Result<void> write_4k(const std::string& root) {
     return {};
 }
 
+// Two pipes: a worker that has closed its end of the one is ready (or dead), and waits until the parent closes the
+// other.
+class Gate {
+public:
+    Result<void> open() {
+        if (::pipe2(ready_.data(), O_CLOEXEC) != 0 || ::pipe2(begin_.data(), O_CLOEXEC) != 0) {
+            return errno_error(errno, "pipe");
+        }
+        return {};
+    }
+    void ready_and_wait() {
+        ::close(begin_[1]);
+        ::close(ready_[1]);
+        wait_for_end(begin_[0]);
+    }
+    void wait_for_ready() {
+        ::close(ready_[1]);
+        wait_for_end(ready_[0]);
+    }
+    void let_go() { ::close(begin_[1]); }
+
+private:
+    static void wait_for_end(int fd) {
+        char byte = 0;
+        while (::read(fd, &byte, 1) > 0) {
+        }
+    }
+    std::array<int, 2> ready_{};
+    std::array<int, 2> begin_{};
+};
+
 Result<Times> one_cycle(Client& client, const Options& options, const std::string& id) {
     Times times{};
     auto start = Clock::now();
@@ -94,12 +125,15 @@ Result<Times> one_cycle(Client& client, const Options& options, const std::strin
     return times;
 }
 
-Result<void> work(const Options& options, unsigned worker, Times* results) {
+// The worker is connected before it says that it is ready, and the clock runs when all may begin: as it is for the
+// bare program, whose workers have device-mapper open.
+Result<void> work(const Options& options, unsigned worker, Times* results, Gate& gate) {
     BusContext context;
     auto client = TRY(Client::connect(context, options.socket));
     schemas::VolumeExists exists;
     exists.id = options.base;
-    TRY(client.call(exists, kTimeout));  // Connected, before the clock runs.
+    TRY(client.call(exists, kTimeout));
+    gate.ready_and_wait();
     for (unsigned i = 0; i < options.cycles; ++i) {
         results[i] = TRY(one_cycle(client, options, fmt::format("bench-{}-{}", worker, i)));
     }
@@ -132,8 +166,8 @@ Result<int> run(const Options& options) {
     void* shared = ::mmap(nullptr, count * sizeof(Times), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) return errno_error(errno, "mmap");
     auto* results = static_cast<Times*>(shared);
-    std::array<int, 2> gate{};
-    if (::pipe2(gate.data(), O_CLOEXEC) != 0) return errno_error(errno, "pipe");
+    Gate gate;
+    TRY(gate.open());
     std::vector<pid_t> children;
     for (unsigned worker = 0; worker < options.workers; ++worker) {
         const pid_t child = ::fork();
@@ -143,21 +177,18 @@ Result<int> run(const Options& options) {
             continue;
         }
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-        ::close(gate[1]);
-        char byte = 0;
-        while (::read(gate[0], &byte, 1) > 0) {
-        }
-        const auto worked = work(options, worker, results + std::size_t{worker} * options.cycles);
+        const auto worked = work(options, worker, results + std::size_t{worker} * options.cycles, gate);
         if (!worked) std::cerr << "cowslip-bench-cycle: " << worked.error().message << '\n';
         ::_exit(worked ? 0 : 1);
     }
     // Only now: a context has threads, and those do not survive a fork.
     BusContext context;
     auto client = TRY(Client::connect(context, options.socket));
+    gate.wait_for_ready();
     auto before = TRY(settled(client));
     const std::uint64_t commits = metadata_commits(options.metadata_device);
     const auto start = Clock::now();
-    ::close(gate[1]);
+    gate.let_go();
     bool failed = false;
     for (const pid_t child : children) {
         int status = 0;
