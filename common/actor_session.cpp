@@ -86,23 +86,30 @@ struct CommandNumber {
     MSGPACK_DEFINE_MAP(operation, step, attempt)
 };
 
-Result<std::string> carry_out(const msgpack::object& root, const CommandHandler& handler) {
-    const auto command = TRY(decode_as<schemas::Command>(root));
-    if (command.v != schemas::kProtocolVersion) {
-        return Error{Errc::unimplemented, fmt::format("command '{}': protocol version {} instead of {}", command.type,
-                                                      command.v, schemas::kProtocolVersion)};
-    }
+// What `work` returns, or the exception that it ended with.
+template <class Work>
+auto guarded(const Work& work) -> decltype(work()) {
     try {
-        return handler(command.type, command.body);
+        return work();
     } catch (const std::exception& error) {
-        return Error{Errc::internal, fmt::format("carry out '{}': {}", command.type, error.what())};
+        return {Error{Errc::internal, fmt::format("carry out: {}", error.what())}};
     } catch (...) {
-        return Error{Errc::internal, fmt::format("carry out '{}': an unknown exception", command.type)};
+        return {Error{Errc::internal, "carry out: an unknown exception"}};
     }
 }
 
-std::string encode_reply(const CommandNumber& number, const Result<std::string>& body) {
-    schemas::CommandReplyOf<Encoded> reply{number.operation, number.step, number.attempt, {}, {}};
+CommandAnswer carry_out(const msgpack::object& root, const CommandHandler& handler) {
+    const auto command = decode_as<schemas::Command>(root);
+    if (!command) return {command.error()};
+    if (command->v != schemas::kProtocolVersion) {
+        return {Error{Errc::unimplemented, fmt::format("command '{}': protocol version {} instead of {}", command->type,
+                                                       command->v, schemas::kProtocolVersion)}};
+    }
+    return guarded([&] { return handler(command->type, command->body); });
+}
+
+std::string encode_frame(const CommandNumber& number, const Result<std::string>& body, bool more) {
+    schemas::CommandReplyOf<Encoded> reply{number.operation, number.step, number.attempt, {}, {}, more};
     if (body) {
         reply.body.bytes = *body;
     } else {
@@ -111,8 +118,18 @@ std::string encode_reply(const CommandNumber& number, const Result<std::string>&
     return encode(schemas::FromActorOf<Encoded>{schemas::kProtocolVersion, {}, std::move(reply)});
 }
 
-// The encoded reply to one command; nothing if it cannot be told what it would be a reply to.
-std::optional<std::string> answer(std::string_view bytes, const CommandHandler& handler) {
+std::string encode_reply(const CommandNumber& number, const Result<std::string>& body, bool more) {
+    if (!body) {
+        spdlog::warn("event=command_failed operation={} step={} attempt={} error='{}'", number.operation, number.step,
+                     number.attempt, body.error().message);
+    }
+    std::string frame = encode_frame(number, body, more);
+    if (frame.size() <= kMaxFrameBytes) return frame;
+    return encode_frame(number, Error{Errc::internal, fmt::format("reply: {} bytes are too many", frame.size())}, more);
+}
+
+// Carries out one command. False: a reply could not be sent, as the manager has gone.
+bool serve_command(ClientSocket& socket, std::string_view bytes, const CommandHandler& handler) {
     const auto document = decode(bytes);
     const auto number = document && document->root().type == msgpack::type::MAP
                             ? decode_as<CommandNumber>(document->root())
@@ -120,16 +137,13 @@ std::optional<std::string> answer(std::string_view bytes, const CommandHandler& 
     if (!number) {
         spdlog::warn("event=command_dropped bytes={} error='{}'", bytes.size(),
                      document ? number.error().message : document.error().message);
-        return std::nullopt;
+        return true;  // Nobody can tell what a reply would be to.
     }
-    const auto body = carry_out(document->root(), handler);
-    if (!body) {
-        spdlog::warn("event=command_failed operation={} step={} attempt={} error='{}'", number->operation, number->step,
-                     number->attempt, body.error().message);
-    }
-    std::string reply = encode_reply(*number, body);
-    if (reply.size() <= kMaxFrameBytes) return reply;
-    return encode_reply(*number, Error{Errc::internal, fmt::format("reply: {} bytes are too many", reply.size())});
+    const CommandAnswer answer = carry_out(document->root(), handler);
+    const bool more = static_cast<bool>(answer.rest);
+    if (socket.send(encode_reply(*number, answer.body, more)) != Sent::done) return false;
+    if (!more) return true;
+    return socket.send(encode_reply(*number, guarded(answer.rest), false)) == Sent::done;
 }
 
 bool readable(int fd) {
@@ -172,20 +186,19 @@ enum class SessionEnd : std::uint8_t {
 // Whatever the older manager still had queued for us ends with the socket, unread: that is what
 // the next HELLO promises.
 SessionEnd serve_session(ClientSocket socket, int stop_fd, const CommandHandler& handler) {
+    const std::array<const BusSocket*, 1> sockets = {&socket};
     for (;;) {
+        const auto command = socket.receive();
+        if (command && !serve_command(socket, *command, handler)) {
+            spdlog::warn("event=reply_dropped reason='the manager has gone'");
+            return SessionEnd::disconnected;
+        }
+        wait_readable(sockets, {&stop_fd, 1}, kIdleWait);
         if (readable(stop_fd)) {
             socket.linger(kLastReplyMost);
             return SessionEnd::stopped;
         }
         if (socket.disconnected()) return SessionEnd::disconnected;
-        if (const auto command = socket.receive()) {
-            const auto reply = answer(*command, handler);
-            if (!reply || socket.send(*reply) == Sent::done) continue;
-            spdlog::warn("event=reply_dropped reason='the manager has gone'");
-            return SessionEnd::disconnected;
-        }
-        const std::array<const BusSocket*, 1> sockets = {&socket};
-        wait_readable(sockets, {&stop_fd, 1}, kIdleWait);
     }
 }
 

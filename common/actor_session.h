@@ -47,8 +47,15 @@ bool actor_is_gone(const std::string& actors_folder, const std::string& incarnat
 // Names of all lock files there.
 Result<std::vector<std::string>> list_actor_locks(const std::string& actors_folder);
 
-// Carries out one command and returns the encoded reply body, or an error.
-using CommandHandler = std::function<Result<std::string>(std::string_view type, const msgpack::object& body)>;
+// What became of one command: the encoded reply body, or an error. `rest`, if there, is done once that is
+// on its way, and its result is the second reply.
+struct CommandAnswer {
+    using Rest = std::function<Result<std::string>()>;
+    CommandAnswer(Result<std::string> first, Rest second = {}) : body(std::move(first)), rest(std::move(second)) {}
+    Result<std::string> body;
+    Rest rest;
+};
+using CommandHandler = std::function<CommandAnswer(std::string_view type, const msgpack::object& body)>;
 
 // The handler for one message type, typed: `on<CreateThin>(type, body, [&](const CreateThin& m) -> Result<Verdict>
 // {...})` returns nothing when `type` is another.

@@ -1,6 +1,7 @@
 #include "common/bus.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -60,12 +61,21 @@ struct BusSocket::Impl {
 
     zmq::socket_t socket;
     zmq::socket_t monitor;  // PAIR; none for a publisher.
+    // libzmq's descriptors say once that there is news, and no more until all of it is taken. So each is asked for
+    // messages only when it may have some: asking costs several calls of the kernel.
+    int fd = -1;
+    int monitor_fd = -1;
+    bool quiet = false;          // A receive has found nothing, and no wait has seen anything since.
+    bool news_taken = true;      // What else than a receive has been called, and may have taken the news.
+    bool monitor_unread = true;  // It was never read.
     bool connected = false;
     bool ended = false;  // A connection has ended since somebody asked.
     std::uint64_t dropped = 0;
 };
 
 namespace {
+
+using namespace std::chrono_literals;
 
 constexpr std::chrono::milliseconds kReconnectFirst{20};
 constexpr std::chrono::milliseconds kReconnectMost{500};
@@ -153,6 +163,7 @@ void start_monitor(BusContext::Impl& context, BusSocket::Impl& impl) {
     impl.monitor.set(zmq::sockopt::linger, 0);
     impl.monitor.set(zmq::sockopt::rcvhwm, 0);
     impl.monitor.connect(address);
+    impl.monitor_fd = impl.monitor.get(zmq::sockopt::fd);
 }
 
 // Nothing: no message is there. The parts of one message arrive together.
@@ -168,6 +179,14 @@ std::optional<zmq::message_t> receive_part(zmq::socket_t& socket) {
     }
 }
 
+// The first part of the next message, if there may be one.
+std::optional<zmq::message_t> receive_first(BusSocket::Impl& impl) {
+    if (impl.quiet) return std::nullopt;
+    auto part = receive_part(impl.socket);
+    impl.quiet = !part;
+    return part;
+}
+
 // The rest of a message whose last part is `part`.
 void skip_rest(zmq::socket_t& socket, const zmq::message_t& part) {
     bool more = part.more();
@@ -180,7 +199,7 @@ void skip_rest(zmq::socket_t& socket, const zmq::message_t& part) {
 // The two parts of a message that has exactly two; others are dropped, up to a bound.
 std::optional<std::pair<zmq::message_t, zmq::message_t>> receive_pair(BusSocket::Impl& impl) {
     for (int i = 0; i < kMostDropsPerCall; ++i) {
-        auto first = receive_part(impl.socket);
+        auto first = receive_first(impl);
         if (!first) return std::nullopt;
         if (first->more()) {
             auto second = receive_part(impl.socket);
@@ -192,10 +211,11 @@ std::optional<std::pair<zmq::message_t, zmq::message_t>> receive_pair(BusSocket:
     return std::nullopt;
 }
 
-Sent send_part(zmq::socket_t& socket, std::string_view bytes, zmq::send_flags flags) {
+Sent send_part(BusSocket::Impl& impl, std::string_view bytes, zmq::send_flags flags) {
+    impl.news_taken = true;
     for (;;) {
         try {
-            const auto sent = socket.send(zmq::buffer(bytes), flags | zmq::send_flags::dontwait);
+            const auto sent = impl.socket.send(zmq::buffer(bytes), flags | zmq::send_flags::dontwait);
             return sent ? Sent::done : Sent::full;
         } catch (const zmq::error_t& error) {
             if (error.num() != EINTR) return Sent::no_peer;  // EHOSTUNREACH.
@@ -204,7 +224,7 @@ Sent send_part(zmq::socket_t& socket, std::string_view bytes, zmq::send_flags fl
 }
 
 void read_monitor(BusSocket::Impl& impl) {
-    if (!impl.monitor) return;
+    impl.monitor_unread = false;
     while (const auto event = receive_part(impl.monitor)) {
         skip_rest(impl.monitor, *event);  // The endpoint: always the same.
         std::uint16_t number = 0;
@@ -216,6 +236,14 @@ void read_monitor(BusSocket::Impl& impl) {
         } else if (number == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
             impl.connected = true;
         }
+    }
+}
+
+bool has_message(BusSocket::Impl& impl) {
+    try {
+        return (impl.socket.get(zmq::sockopt::events) & ZMQ_POLLIN) != 0;
+    } catch (const zmq::error_t&) {
+        return true;  // EINTR: not known.
     }
 }
 
@@ -255,6 +283,7 @@ Result<Impls> bind_socket(BusContext& context, zmq::socket_type type, const std:
         impl->socket.set(zmq::sockopt::use_fd, fd);
         impl->socket.bind("ipc://" + short_path(folder, parts.name));
         taken = true;
+        impl->fd = impl->socket.get(zmq::sockopt::fd);
         return impl;
     } catch (const zmq::error_t& error) {
         if (!taken) ::close(fd);
@@ -274,6 +303,7 @@ Result<Impls> connect_socket(BusContext& context, zmq::socket_type type, const s
         prepare(impl->socket);
         start_monitor(context.impl(), *impl);
         impl->socket.connect("ipc://" + short_path(folder, parts.name));
+        impl->fd = impl->socket.get(zmq::sockopt::fd);
         return impl;
     } catch (const zmq::error_t& error) {
         return bus_error(fmt::format("connect '{}'", path), error);
@@ -324,12 +354,11 @@ std::optional<Frame> ServerSocket::receive() {
 
 Sent ServerSocket::send(const std::string& peer, std::string_view payload) {
     if (payload.size() > kMaxFrameBytes) return Sent::too_large;
-    const Sent addressed = send_part(impl_->socket, peer, zmq::send_flags::sndmore);
-    return addressed == Sent::done ? send_part(impl_->socket, payload, zmq::send_flags::none) : addressed;
+    const Sent addressed = send_part(*impl_, peer, zmq::send_flags::sndmore);
+    return addressed == Sent::done ? send_part(*impl_, payload, zmq::send_flags::none) : addressed;
 }
 
 bool ServerSocket::peer_disconnected() {
-    read_monitor(*impl_);
     return std::exchange(impl_->ended, false);
 }
 
@@ -347,7 +376,7 @@ Result<ClientSocket> ClientSocket::connect(BusContext& context, const std::strin
 
 std::optional<std::string> ClientSocket::receive() {
     for (int i = 0; i < kMostDropsPerCall; ++i) {
-        const auto part = receive_part(impl_->socket);
+        const auto part = receive_first(*impl_);
         if (!part) return std::nullopt;
         if (!part->more()) return text_of(*part);
         skip_rest(impl_->socket, *part);
@@ -358,13 +387,12 @@ std::optional<std::string> ClientSocket::receive() {
 
 Sent ClientSocket::send(std::string_view payload) {
     if (payload.size() > kMaxFrameBytes) return Sent::too_large;
-    read_monitor(*impl_);
+    if (!impl_->connected) read_monitor(*impl_);
     if (!impl_->connected) return Sent::no_peer;
-    return send_part(impl_->socket, payload, zmq::send_flags::none);
+    return send_part(*impl_, payload, zmq::send_flags::none);
 }
 
 bool ClientSocket::disconnected() {
-    read_monitor(*impl_);
     return impl_->ended;
 }
 
@@ -399,14 +427,13 @@ Result<PublisherSocket> PublisherSocket::bind(BusContext& context, const std::st
 
 void PublisherSocket::publish(std::string_view topic, std::string_view payload) {
     // XPUB is never full: who does not keep up misses the message, both parts of it.
-    if (send_part(impl_->socket, topic, zmq::send_flags::sndmore) != Sent::done) return;
-    send_part(impl_->socket, payload, zmq::send_flags::none);
+    if (send_part(*impl_, topic, zmq::send_flags::sndmore) != Sent::done) return;
+    send_part(*impl_, payload, zmq::send_flags::none);
 }
 
 void PublisherSocket::drain() {
     for (int i = 0; i < kQueueMessages; ++i) {
-        const auto part = receive_part(impl_->socket);
-        if (!part) return;
+        if (!receive_first(*impl_)) return;
     }
 }
 
@@ -426,27 +453,32 @@ std::optional<SubscriberSocket::Message> SubscriberSocket::receive() {
 }
 
 bool SubscriberSocket::disconnected() {
-    read_monitor(*impl_);
     return std::exchange(impl_->ended, false);
 }
 
 Woken wait_readable(std::span<const BusSocket* const> sockets, std::span<const int> fds,
                     std::chrono::milliseconds timeout) {
-    std::vector<zmq::pollitem_t> items;
+    std::vector<pollfd> entries;
+    bool ready = false;
     for (const BusSocket* socket : sockets) {
-        items.push_back({socket->impl().socket.handle(), 0, ZMQ_POLLIN, 0});
-        if (socket->impl().monitor) items.push_back({socket->impl().monitor.handle(), 0, ZMQ_POLLIN, 0});
+        BusSocket::Impl& impl = socket->impl();
+        if (std::exchange(impl.news_taken, false) && has_message(impl)) impl.quiet = false;
+        ready = ready || !impl.quiet || (impl.monitor && impl.monitor_unread);
+        entries.push_back({impl.fd, POLLIN, 0});
+        entries.push_back({impl.monitor_fd, POLLIN, 0});  // -1, none, is passed over.
     }
-    for (const int fd : fds) items.push_back({nullptr, fd, ZMQ_POLLIN, 0});
-    int ready = 0;
-    try {
-        ready = zmq::poll(items, std::max(timeout, std::chrono::milliseconds(0)));
-    } catch (const zmq::error_t& error) {
-        if (error.num() == EINTR) return Woken::signal;
+    for (const int fd : fds) entries.push_back({fd, POLLIN, 0});
+    const auto most = std::clamp<std::chrono::milliseconds>(timeout, 0ms, std::chrono::hours(24));
+    const int count = ::poll(entries.data(), entries.size(), ready ? 0 : static_cast<int>(most.count()));
+    if (count < 0 && errno == EINTR && !ready) return Woken::signal;
+    for (std::size_t i = 0; i < sockets.size(); ++i) {
+        BusSocket::Impl& impl = sockets[i]->impl();
+        if ((entries.at(2 * i).revents & POLLIN) != 0) impl.quiet = false;
+        const bool told = (entries.at(2 * i + 1).revents & POLLIN) != 0;
+        // Taken in here, so that an event nobody asks about does not wake us for ever.
+        if (impl.monitor && (told || impl.monitor_unread)) read_monitor(impl);
     }
-    // Taken in here, so that an event nobody asks about does not wake us for ever.
-    for (const BusSocket* socket : sockets) read_monitor(socket->impl());
-    return ready > 0 ? Woken::event : Woken::time;
+    return ready || count > 0 ? Woken::event : Woken::time;
 }
 
 }  // namespace cowslip

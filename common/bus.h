@@ -80,9 +80,10 @@ public:
     // Replaces a dead socket file, and leaves one behind. `mode` is that of the socket file, from
     // the moment that it appears.
     static Result<ServerSocket> bind(BusContext& context, const std::string& path, mode_t mode);
-    std::optional<Frame> receive();  // Never waits.
+    // Never waits. Once it has found nothing, it finds nothing before wait_readable was called.
+    std::optional<Frame> receive();
     Sent send(const std::string& peer, std::string_view payload);
-    // Whether some peer's connection has ended since the last call (ZeroMQ does not say whose).
+    // Whether a wait has seen some peer's connection end since the last call (ZeroMQ does not say whose).
     bool peer_disconnected();
     // Messages that were not one frame, since the bind.
     std::uint64_t dropped() const;
@@ -95,12 +96,12 @@ private:
 // between would then overtake what was lost. When `disconnected`, make a new one and send again.
 class ClientSocket : public BusSocket {
 public:
-    // Begins to connect; `send` says no_peer until that is done, and wait_readable tells when. An
+    // Begins to connect; `send` says no_peer until that is done, and wait_readable wakes then. An
     // empty routing id lets the server choose one.
     static Result<ClientSocket> connect(BusContext& context, const std::string& path, const std::string& routing_id);
-    std::optional<std::string> receive();
+    std::optional<std::string> receive();  // As a server's.
     Sent send(std::string_view payload);
-    // Whether the connection has ended or could not be made. For good.
+    // Whether a wait has seen that the connection has ended or could not be made. For good.
     bool disconnected();
     // Whom the process that listens at `path` belongs to; connects for a moment to look. Errors:
     // permission_denied, or unavailable: nobody listens there.
@@ -138,8 +139,8 @@ public:
     };
     static Result<SubscriberSocket> connect(BusContext& context, const std::string& path,
                                             const std::vector<std::string>& topics);
-    std::optional<Message> receive();
-    // Whether the connection has ended, or was refused, since the last call.
+    std::optional<Message> receive();  // As a server's.
+    // Whether a wait has seen the connection end, or be refused, since the last call.
     bool disconnected();
 
 private:
@@ -153,8 +154,8 @@ enum class Woken : std::uint8_t {
 };
 
 // Waits until a socket may be readable or has a connection event, a plain fd is readable, or the
-// time is up. Not for precise answers: ask each of them after. A publisher's subscriptions wake it,
-// too, until they are drained.
+// time is up (a day at most). The only place where news of messages and connections comes in. Not for precise answers:
+// ask each of them after. A publisher's subscriptions wake it, too, until they are drained.
 Woken wait_readable(std::span<const BusSocket* const> sockets, std::span<const int> fds,
                     std::chrono::milliseconds timeout);
 

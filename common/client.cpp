@@ -42,10 +42,12 @@ std::string new_request_id() {
     for (std::size_t i = 0; i < 6; ++i) bytes.at(i) = static_cast<unsigned char>(ms >> (40 - 8 * i));
     bytes[6] = static_cast<unsigned char>((bytes[6] & 0x0FU) | 0x70U);
     bytes[8] = static_cast<unsigned char>((bytes[8] & 0x3FU) | 0x80U);
+    constexpr std::string_view kDigits = "0123456789abcdef";
     std::string text;
     for (std::size_t i = 0; i < bytes.size(); ++i) {
         if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-        text += fmt::format("{:02x}", bytes.at(i));
+        text += kDigits[bytes.at(i) >> 4U];
+        text += kDigits[bytes.at(i) & 0x0FU];
     }
     return text;
 }

@@ -23,18 +23,16 @@ constexpr std::uint16_t kUdevFlags = DM_UDEV_DISABLE_DM_RULES_FLAG | DM_UDEV_DIS
 // Its errors are warnings to us: each comes back as an errno, too, and may be what was expected.
 __attribute__((format(printf, 5, 6))) void log_line(int level, const char* /*file*/, int /*line*/,
                                                     int /*errno_or_class*/, const char* format, ...) {
+    constexpr int kLevelMask = 0x07;  // Above it are flags ("to stderr", "once").
+    constexpr int kWarning = 4;       // As in syslog(3).
+    const auto ours = (level & kLevelMask) <= kWarning ? spdlog::level::warn : spdlog::level::debug;
+    if (!spdlog::should_log(ours)) return;  // It has several lines for each ioctl.
     std::array<char, 1024> text{};
     va_list arguments;
     va_start(arguments, format);
     std::vsnprintf(text.data(), text.size(), format, arguments);
     va_end(arguments);
-    constexpr int kLevelMask = 0x07;  // Above it are flags ("to stderr", "once").
-    constexpr int kWarning = 4;       // As in syslog(3).
-    if ((level & kLevelMask) <= kWarning) {
-        spdlog::warn("libdevmapper: {}", text.data());
-    } else {
-        spdlog::debug("libdevmapper: {}", text.data());
-    }
+    spdlog::log(ours, "libdevmapper: {}", text.data());
 }
 
 // One device-mapper ioctl.
@@ -163,8 +161,14 @@ Result<std::optional<DmTarget>> KernelDeviceMapper::status(const DmDevice& devic
     return read_target(DM_DEVICE_STATUS, "read status of dm device", device);
 }
 
-int KernelDeviceMapper::create(const DmDevice& device) {
-    return DmTask(DM_DEVICE_CREATE, device).run();
+int KernelDeviceMapper::create(const DmDevice& device, dev_t* number) {
+    DmTask task(DM_DEVICE_CREATE, device);
+    const int error_number = task.run();
+    dm_info raw{};
+    if (error_number == 0 && number != nullptr && dm_task_get_info(task.get(), &raw) != 0) {
+        *number = makedev(raw.major, raw.minor);
+    }
+    return error_number;
 }
 
 // Not one CREATE task with the table in it: it would be the same three ioctls, but when the load

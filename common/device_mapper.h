@@ -58,8 +58,9 @@ public:
     // The live target's status line. Never flushes: a plain status commits the pool and may hang.
     virtual Result<std::optional<DmTarget>> status(const DmDevice& device) = 0;
 
-    // Doing. EBUSY: the name or the uuid is taken.
-    [[nodiscard]] virtual int create(const DmDevice& device) = 0;
+    // Doing. EBUSY: the name or the uuid is taken. Tells the new device's number to whom it matters.
+    [[nodiscard]] virtual int create(const DmDevice& device, dev_t* number) = 0;
+    [[nodiscard]] int create(const DmDevice& device) { return create(device, nullptr); }
     [[nodiscard]] virtual int load(const DmDevice& device, const DmTarget& target, bool read_only) = 0;
     [[nodiscard]] virtual int suspend(const DmDevice& device, SuspendMode mode) = 0;
     // Also makes an inactive table the live one.
@@ -93,7 +94,8 @@ public:
     Result<std::vector<DmInfo>> list(std::string_view uuid_prefix) override;
     Result<std::optional<DmTarget>> table(const DmDevice& device) override;
     Result<std::optional<DmTarget>> status(const DmDevice& device) override;
-    [[nodiscard]] int create(const DmDevice& device) override;
+    [[nodiscard]] int create(const DmDevice& device, dev_t* number) override;
+    using DeviceMapper::create;
     [[nodiscard]] int load(const DmDevice& device, const DmTarget& target, bool read_only) override;
     [[nodiscard]] int suspend(const DmDevice& device, SuspendMode mode) override;
     [[nodiscard]] int resume(const DmDevice& device) override;

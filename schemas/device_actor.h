@@ -145,7 +145,8 @@ struct CreateThin {
 
 // An active origin is suspended (which freezes its file system) round the message, and resumed on
 // every path. `torn`: it was found running again before our resume, so the snapshot may be
-// inconsistent; the actor has deleted it.
+// inconsistent; the actor has deleted it. With activate_sectors a snapshot that the pool has is then
+// activated behind the reply, whose envelope says `more`; the second body is an Activate::Reply.
 struct CreateSnap {
     static constexpr const char* kType = "device.create_snap";
     struct Reply {
@@ -158,7 +159,8 @@ struct CreateSnap {
     std::uint32_t thin_id = 0;
     std::uint32_t origin_id = 0;
     bool origin_active = false;
-    MSGPACK_DEFINE_MAP(pool, thin_id, origin_id, origin_active)
+    std::uint64_t activate_sectors = 0;  // Size of its device; 0: it stays inactive.
+    MSGPACK_DEFINE_MAP(pool, thin_id, origin_id, origin_active, activate_sectors)
 };
 
 struct Holder {

@@ -114,7 +114,8 @@ struct CommandReplyOf {
     std::uint32_t attempt = 0;
     Body body{};
     std::optional<WireError> error;  // The command was not carried out at all, or failed outside the kernel.
-    MSGPACK_DEFINE_MAP(operation, step, attempt, body, error)
+    bool more = false;               // A second reply to this command follows: the actor has gone on.
+    MSGPACK_DEFINE_MAP(operation, step, attempt, body, error, more)
 };
 using CommandReply = CommandReplyOf<msgpack::object>;
 

@@ -38,8 +38,17 @@ bool all_short(const std::vector<schemas::Holder>& holders) {
 
 }  // namespace
 
-Result<std::string> DeviceActor::handle(std::string_view type, const msgpack::object& body) {
-    std::optional<Result<std::string>> answer;
+CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& body) {
+    CommandAnswer::Rest rest;
+    std::optional<Result<std::string>> answer = on<schemas::CreateSnap>(type, body, [&](const auto& command) {
+        auto reply = create_snap(command);
+        if (wants_activation(command, reply)) {
+            rest = [this, command]() -> Result<std::string> {
+                return encode(TRY(activate({command.pool, command.thin_id, command.activate_sectors, false})));
+            };
+        }
+        return reply;
+    });
     const auto offer = [&]<class Message>(auto(DeviceActor::*method)(const Message&)) {
         if (!answer) answer = on<Message>(type, body, [&](const Message& command) { return (this->*method)(command); });
     };
@@ -51,14 +60,20 @@ Result<std::string> DeviceActor::handle(std::string_view type, const msgpack::ob
     offer(&DeviceActor::set_transaction_id);
     offer(&DeviceActor::list_thins);
     offer(&DeviceActor::create_thin);
-    offer(&DeviceActor::create_snap);
     offer(&DeviceActor::delete_thin);
     offer(&DeviceActor::activate);
     offer(&DeviceActor::deactivate);
     offer(&DeviceActor::resume);
     offer(&DeviceActor::list_active);
-    if (!answer) return Error{Errc::unimplemented, fmt::format("device actor: unknown command '{}'", type)};
-    return std::move(*answer);
+    if (!answer) return {Error{Errc::unimplemented, fmt::format("device actor: unknown command '{}'", type)}};
+    return {std::move(*answer), std::move(rest)};
+}
+
+bool DeviceActor::wants_activation(const schemas::CreateSnap& command,
+                                   const Result<schemas::CreateSnap::Reply>& reply) {
+    if (command.activate_sectors == 0 || !reply || reply->torn || reply->verdict.error_number != 0) return false;
+    const auto status = parse_thin_pool_status(reply->verdict.status);
+    return status && status->mode == PoolMode::rw && !status->needs_check;
 }
 
 // One that may be changed: of this service.
@@ -217,33 +232,49 @@ Result<schemas::Activate::Reply> DeviceActor::activate(const schemas::Activate& 
     const DmTarget target{.type = "thin",
                           .sectors = command.size_sectors,
                           .parameters = make_thin_table({device_number(pool_info->number), command.thin_id})};
-    reply.error_number = TRY(load_thin(thin, target, command.read_only));
-    const auto info = TRY(dm_.find(thin));
-    if (reply.error_number == 0 && !info) reply.error_number = ENXIO;  // Somebody removed it at once.
+    dev_t number = 0;
+    reply.error_number = TRY(load_thin(thin, target, command.read_only, number));
     if (reply.error_number == 0) {
-        reply.path = TRY(dm_.ensure_node(*info));
+        reply.path = TRY(dm_.ensure_node({.device = thin, .number = number}));
     } else {
         reply.pool_status = status_text(pool);
     }
     return reply;
 }
 
+// Mostly there is none yet; the kernel says so sooner than a look.
+Result<int> DeviceActor::load_thin(const DmDevice& thin, const DmTarget& target, bool read_only, dev_t& number) {
+    const int created = dm_.create(thin, &number);
+    if (created == EBUSY) {
+        const auto found = TRY(dm_.find(thin));
+        if (!found) return created;  // Another device has its name.
+        number = found->number;
+        return load_found_thin(*found, target, read_only);
+    }
+    if (created != 0) return created;
+    const int error_number = load_and_resume(thin, target, read_only);
+    if (error_number != 0 && dm_.remove(thin) != 0) spdlog::warn("remove device={} after its load failed", thin.name);
+    return error_number;
+}
+
 // A device that is there proves nothing: its maker may have died before the load or the resume, and a
 // table that waits may be an older one.
-Result<int> DeviceActor::load_thin(const DmDevice& thin, const DmTarget& target, bool read_only) {
-    const auto found = TRY(dm_.find(thin));
-    if (found && found->live_table && !found->inactive_table && found->read_only == read_only) {
-        const auto live = TRY(dm_.table(thin));
-        if (live && same(*live, target)) return found->suspended ? dm_.resume(thin) : 0;
+Result<int> DeviceActor::load_found_thin(const DmInfo& found, const DmTarget& target, bool read_only) {
+    if (found.live_table && !found.inactive_table && found.read_only == read_only) {
+        const auto live = TRY(dm_.table(found.device));
+        if (live && same(*live, target)) return found.suspended ? dm_.resume(found.device) : 0;
     }
-    if (!found) {
-        if (const int error_number = dm_.create(thin); error_number != 0) return error_number;
+    const int error_number = load_and_resume(found.device, target, read_only);
+    const bool useless = error_number != 0 && !found.live_table;
+    if (useless && dm_.remove(found.device) != 0) {
+        spdlog::warn("remove device={} after its load failed", found.device.name);
     }
-    int error_number = dm_.load(thin, target, read_only);
-    if (error_number == 0) error_number = dm_.resume(thin);
-    const bool useless = error_number != 0 && (!found || !found->live_table);
-    if (useless && dm_.remove(thin) != 0) spdlog::warn("remove device={} after its load failed", thin.name);
     return error_number;
+}
+
+int DeviceActor::load_and_resume(const DmDevice& thin, const DmTarget& target, bool read_only) {
+    const int error_number = dm_.load(thin, target, read_only);
+    return error_number != 0 ? error_number : dm_.resume(thin);
 }
 
 Result<DeviceActor::Removal> DeviceActor::remove_thin(const schemas::PoolRef& pool, std::uint32_t thin_id) {
@@ -251,13 +282,14 @@ Result<DeviceActor::Removal> DeviceActor::remove_thin(const schemas::PoolRef& po
     Removal removal;
     for (int attempt = 0; attempt < kShortOpenAttempts; ++attempt) {
         if (attempt > 0) host_.pause(kShortOpenPause);
-        const auto found = TRY(dm_.find(thin));
-        if (!found) {
+        removal.error_number = dm_.remove(thin);
+        const bool busy = removal.error_number == EBUSY;
+        const auto found = busy ? TRY(dm_.find(thin)) : std::optional<DmInfo>();
+        if (removal.error_number == ENXIO || (busy && !found)) {
             dm_.remove_node(thin.name);
             return Removal{};
         }
-        removal.error_number = found->open_count > 0 ? EBUSY : dm_.remove(found->device);
-        if (removal.error_number != EBUSY) return removal;
+        if (!busy) return removal;
         removal.holders = host_.holders(found->number);
         if (!all_short(removal.holders)) return removal;
     }

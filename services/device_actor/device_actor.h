@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/actor_session.h"
 #include "common/codec.h"
 #include "common/device_mapper.h"
 #include "common/result.h"
@@ -28,7 +29,7 @@ public:
     DeviceActor(DeviceMapper& dm, Host& host) : dm_(dm), host_(host) {}
 
     // Any of the messages below, encoded. An unknown type is unimplemented.
-    Result<std::string> handle(std::string_view type, const msgpack::object& body);
+    CommandAnswer handle(std::string_view type, const msgpack::object& body);
 
     // pool_commands.cpp
     Result<schemas::PoolState> create_pool(const schemas::CreatePool& command);
@@ -69,7 +70,10 @@ private:
 
     Result<int> suspend_origin(const DmDevice& pool, const DmDevice& origin);
     int resume_origin(const DmDevice& origin);
-    Result<int> load_thin(const DmDevice& thin, const DmTarget& target, bool read_only);
+    bool wants_activation(const schemas::CreateSnap& command, const Result<schemas::CreateSnap::Reply>& reply);
+    Result<int> load_thin(const DmDevice& thin, const DmTarget& target, bool read_only, dev_t& number);
+    Result<int> load_found_thin(const DmInfo& found, const DmTarget& target, bool read_only);
+    int load_and_resume(const DmDevice& thin, const DmTarget& target, bool read_only);
     Result<Removal> remove_thin(const schemas::PoolRef& pool, std::uint32_t thin_id);
     Result<std::vector<schemas::Holder>> other_devices_of(const DmDevice& pool, std::uint32_t thin_id);
 

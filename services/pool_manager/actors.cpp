@@ -22,40 +22,58 @@ void Actors::finish(Pending& pending, CommandOutcome outcome) {
     ready_.push(pending.waiter);
 }
 
+void Actors::finish_rest(Actor& actor, CommandOutcome outcome) {
+    Rest& rest = rests_.at(*std::exchange(actor.rest, std::nullopt));
+    rest.outcome = std::move(outcome);
+    if (rest.waiter) ready_.push(rest.waiter);
+}
+
+// Whatever it was told will have no answer.
+void Actors::finish_all(Actor& actor, CommandOutcome::Kind kind) {
+    if (actor.doing != nullptr) finish(*std::exchange(actor.doing, nullptr), {kind});
+    if (actor.rest) finish_rest(actor, {kind});
+}
+
 // HELLO says: I carry out nothing, and what an older connection may still deliver I shall not run.
 void Actors::on_hello(const schemas::Hello& hello, std::int64_t now_ms) {
     if (hello.kind != "device" && hello.kind != "mount") return;
     unaccounted_.erase(hello.incarnation);
     const ActorKind kind = hello.kind == "device" ? ActorKind::device : ActorKind::mount;
     auto [found, is_new] = actors_.try_emplace(hello.incarnation, Actor{kind, hello.pid});
-    if (!is_new && found->second.doing != nullptr) {
-        finish(*std::exchange(found->second.doing, nullptr), {CommandOutcome::Kind::lost});
-    }
+    if (!is_new) finish_all(found->second, CommandOutcome::Kind::lost);
     found->second.since_ms = now_ms;
     choose_watcher();
 }
 
 void Actors::on_reply(const std::string& incarnation, const schemas::CommandReply& reply) {
     const auto found = actors_.find(incarnation);
-    if (found == actors_.end() || found->second.doing == nullptr) return;
+    if (found == actors_.end()) return;
+    Actor& actor = found->second;
     const CommandKey key{reply.operation, reply.step, reply.attempt};
-    if (found->second.doing->wanted.key != key) return;  // The answer to something long settled.
+    const bool first = actor.doing != nullptr && actor.doing->wanted.key == key;
+    const bool second = actor.rest == key && !reply.more;
+    if (!first && !second) return;  // The answer to something long settled.
     CommandOutcome outcome;
+    outcome.more = reply.more;
     if (reply.error) {
         outcome.body = Error{parse_errc(reply.error->code), reply.error->message, reply.error->details};
     } else {
         outcome.body = encode(reply.body);
     }
-    finish(*std::exchange(found->second.doing, nullptr), std::move(outcome));
+    if (second) return finish_rest(actor, std::move(outcome));
+    if (reply.more) {
+        actor.rest = key;
+        rests_.try_emplace(key);
+    }
+    finish(*std::exchange(actor.doing, nullptr), std::move(outcome));
 }
 
 void Actors::on_gone(const std::string& incarnation) {
     unaccounted_.erase(incarnation);
     const auto found = actors_.find(incarnation);
     if (found == actors_.end()) return;
-    Pending* doing = found->second.doing;
+    finish_all(found->second, CommandOutcome::Kind::actor_died);
     actors_.erase(found);
-    if (doing != nullptr) finish(*doing, {CommandOutcome::Kind::actor_died});
     choose_watcher();
 }
 
@@ -69,7 +87,7 @@ void Actors::choose_watcher() {
     // One that does nothing at present, if there is one: the watcher must never be kept waiting.
     watcher_ = std::find_if(actors_.begin(), actors_.end(), is_device)->first;
     for (const auto& [incarnation, actor] : actors_) {
-        if (actor.kind == ActorKind::device && actor.doing == nullptr) watcher_ = incarnation;
+        if (actor.kind == ActorKind::device && actor.idle()) watcher_ = incarnation;
     }
 }
 
@@ -110,9 +128,11 @@ Actors::Pending* Actors::take_for(const std::string& incarnation, const Actor& a
 
 std::vector<Actors::Outgoing> Actors::assign(std::int64_t now_ms) {
     std::vector<Outgoing> outgoing;
-    if (!unaccounted_.empty()) return outgoing;
+    const bool nothing_waits =
+        std::all_of(queues_.begin(), queues_.end(), [](const auto& entry) { return entry.second.empty(); });
+    if (nothing_waits || !unaccounted_.empty()) return outgoing;
     for (auto& [incarnation, actor] : actors_) {
-        if (actor.doing != nullptr) continue;
+        if (!actor.idle()) continue;
         actor.doing = take_for(incarnation, actor);
         if (actor.doing == nullptr) continue;
         actor.since_ms = now_ms;
@@ -129,8 +149,8 @@ std::vector<schemas::Actor> Actors::report(std::int64_t now_ms) const {
         entry.kind = actor.kind == ActorKind::device ? "device" : "mount";
         entry.pid = actor.pid;
         entry.watcher = incarnation == watcher_;
-        if (actor.doing != nullptr) {
-            entry.doing = actor.doing->wanted.type;
+        if (!actor.idle()) {
+            entry.doing = actor.doing != nullptr ? actor.doing->wanted.type : "what is behind its reply";
             entry.busy_ms = static_cast<std::uint64_t>(now_ms - actor.since_ms);
         }
         list.push_back(std::move(entry));
@@ -147,6 +167,7 @@ std::vector<schemas::Actor> Actors::report(std::int64_t now_ms) const {
 std::string Actors::who_does(std::uint64_t operation) const {
     for (const auto& [incarnation, actor] : actors_) {
         if (actor.doing != nullptr && actor.doing->wanted.key.operation == operation) return incarnation;
+        if (actor.rest && actor.rest->operation == operation) return incarnation;
     }
     return {};
 }

@@ -47,6 +47,7 @@ struct CommandOutcome {
     };
     Kind kind = Kind::answered;
     Result<std::string> body = std::string();  // When answered: the reply's body, or the actor's error.
+    bool more = false;                         // Its actor has gone on: Actors::rest() has what becomes of that.
 };
 
 class Actors {
@@ -75,6 +76,18 @@ public:
             CommandOutcome await_resume() { return std::move(this->outcome); }
         };
         return Await(*this, std::move(wanted));
+    }
+
+    // The second answer to a command whose outcome said `more`; to be taken once for each such.
+    auto rest(const CommandKey& key) {
+        struct Await {
+            Actors& actors;
+            CommandKey key;
+            bool await_ready() const { return actors.rests_.at(key).outcome.has_value(); }
+            void await_suspend(std::coroutine_handle<> handle) const { actors.rests_.at(key).waiter = handle; }
+            CommandOutcome await_resume() const { return std::move(*actors.rests_.extract(key).mapped().outcome); }
+        };
+        return Await{*this, key};
     }
 
     // Lock files that were there when we started: nothing is sent until each is accounted for.
@@ -112,9 +125,17 @@ private:
         std::uint32_t pid;
         Pending* doing = nullptr;
         std::int64_t since_ms = 0;
+        std::optional<CommandKey> rest = {};  // It goes on with what is behind its reply to this.
+        bool idle() const { return doing == nullptr && !rest; }
+    };
+    struct Rest {
+        std::optional<CommandOutcome> outcome;
+        std::coroutine_handle<> waiter;
     };
     void enqueue(Pending& pending);
     void finish(Pending& pending, CommandOutcome outcome);
+    void finish_all(Actor& actor, CommandOutcome::Kind kind);
+    void finish_rest(Actor& actor, CommandOutcome outcome);
     Pending* take_for(const std::string& incarnation, const Actor& actor);
     void choose_watcher();
 
@@ -124,6 +145,7 @@ private:
     std::string watcher_;  // Empty while there is at most one device actor.
     std::map<std::pair<ActorKind, Urgency>, std::deque<Pending*>> queues_;
     std::map<ActorKind, std::uint32_t> awaited_in_a_row_;
+    std::map<CommandKey, Rest> rests_;
 };
 
 }  // namespace cowslip

@@ -203,27 +203,44 @@ Task<std::string> PoolManager::put_away(Operation& operation, std::uint32_t thin
     co_return "";
 }
 
-// Behind create's answer: most of a get is waiting for the kernel to activate the device.
-void PoolManager::activate_ahead(const VolumeRow& row) {
+// Behind the reply to create_snap: most of a get is waiting for the kernel to activate the device.
+bool PoolManager::may_activate_ahead(const VolumeRow& row) const {
     const auto idle = std::count_if(devices_.begin(), devices_.end(),
                                     [](const auto& entry) { return entry.second.idle_since_ms != 0; });
     const auto begun = std::count_if(operations_.begin(), operations_.end(),
                                      [](const auto& entry) { return entry.second->type == "activate_ahead"; });
-    if (static_cast<std::size_t>(idle + begun) >= options_.max_idle_devices || row.fs == "none") return;
-    Operation& operation = new_operation("activate_ahead", *row.name);
-    operation.role = Role::behind;
-    begin(operation, activate_ahead_of_get(operation, row.thin_id));
+    return static_cast<std::size_t>(idle + begun) < options_.max_idle_devices && row.fs != "none" && row.name;
 }
 
-Task<std::string> PoolManager::activate_ahead_of_get(Operation& operation, std::uint32_t thin_id) {
-    const NameLock pool = co_await names_.acquire(kPoolKey, LockMode::shared);
-    const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
-    const auto row = store_.volume(thin_id);
-    if (!row || row->state != "ready" || devices_.contains(thin_id) || !pool_.loaded || !pool_.writable) co_return "";
-    Result<std::string> path = co_await activate(operation, *row, false);
-    if (!path) co_return path.error();
+// The actor has answered to `key` and goes on. The caller holds the pool shared; what it is at the thin is
+// nobody else's business until it has answered again.
+void PoolManager::begin_activation_ahead(const CommandKey& key, const VolumeRow& row, NameLock thin) {
+    Operation& operation = new_operation("activate_ahead", *row.name);
+    operation.role = Role::behind;
+    operation.waiting_for = schemas::Activate::kType;
+    begin(operation, activation_ahead(key, row.thin_id, std::move(thin), names_.share(kPoolKey)));
+}
+
+Task<std::string> PoolManager::activation_ahead(CommandKey key, std::uint32_t thin_id, NameLock /*thin*/,
+                                                NameLock /*pool*/) {
+    const CommandOutcome outcome = co_await actors_.rest(key);
+    if (outcome.kind != CommandOutcome::Kind::answered) {
+        maybe_active(thin_id);
+        co_return "";
+    }
+    if (!outcome.body) co_return outcome.body.error();
+    const auto reply = decode_as<schemas::Activate::Reply>(std::string_view(*outcome.body));
+    if (!reply) co_return reply.error();
+    if (reply->error_number != 0) co_return "";  // The next get is told why.
+    devices_[thin_id] = Device{.path = reply->path};
     now_idle(thin_id);
     co_return "";
+}
+
+// Its maker is dead: there may be a device, whole or not.
+void PoolManager::maybe_active(std::uint32_t thin_id) {
+    devices_[thin_id] = Device{.complete = false};
+    now_idle(thin_id);
 }
 
 }  // namespace cowslip

@@ -25,6 +25,13 @@ std::uint64_t NameQueue::enqueue(std::vector<LockRequest> set) {
     return number;
 }
 
+NameLock NameQueue::share(const std::string& key) {
+    const std::uint64_t number = next_ticket_++;
+    lines_.at(key).push_front({number, LockMode::shared});
+    tickets_[number] = {.set = {{key, LockMode::shared}}, .granted = true, .waiter = {}};
+    return {this, number};
+}
+
 // An exclusive place heads its line when it is the first; a shared one when nothing exclusive is before it.
 bool NameQueue::heads_every_line(std::uint64_t ticket, const Ticket& wanted) const {
     return std::all_of(wanted.set.begin(), wanted.set.end(), [&](const LockRequest& request) {

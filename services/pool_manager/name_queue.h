@@ -67,6 +67,9 @@ public:
         return acquire(std::move(set));
     }
 
+    // One more hold of a name that somebody holds shared now: for what goes on when the holder has ended.
+    NameLock share(const std::string& key);
+
 private:
     friend class NameLock;
     struct Ticket {

@@ -95,6 +95,8 @@ public:
     // When the next turn is due even if nothing arrives (monotonic).
     std::optional<std::int64_t> next_timer() const { return timers_.next(); }
 
+    std::size_t operations() const { return operations_.size(); }
+
     // Started, reconciled, heads sent: clients may be let in.
     bool ready() const { return ready_to_serve_; }
     // SIGTERM: admits nothing more. When `drained` (or out of patience), answer_all_waiting in a last turn.
@@ -265,8 +267,10 @@ private:
     void put_away_idle();
     void begin_put_away(std::uint32_t thin_id);
     Task<std::string> put_away(Operation& operation, std::uint32_t thin_id);
-    void activate_ahead(const VolumeRow& row);
-    Task<std::string> activate_ahead_of_get(Operation& operation, std::uint32_t thin_id);
+    bool may_activate_ahead(const VolumeRow& row) const;
+    void begin_activation_ahead(const CommandKey& key, const VolumeRow& row, NameLock thin);
+    Task<std::string> activation_ahead(CommandKey key, std::uint32_t thin_id, NameLock thin, NameLock pool);
+    void maybe_active(std::uint32_t thin_id);
 
     // pool.cpp
     Task<std::string> create_pool(Operation& operation, schemas::PoolCreate request);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <thread>
 
 #include <spdlog/spdlog.h>
 
@@ -19,6 +20,8 @@ constexpr std::size_t kMostPerTurn = 256;
 constexpr std::int64_t kHeartbeatMs = 1000;
 constexpr std::int64_t kLookMs = 1000;
 constexpr std::int64_t kStopMs = 10000;
+constexpr std::size_t kCrowd = 8;  // Operations that are going on.
+constexpr std::chrono::milliseconds kCrowdPause{1};
 
 // Who started us, before privileges were dropped. Started by root we take no actor but root: another
 // process of our account is none.
@@ -111,6 +114,13 @@ std::chrono::milliseconds Server::patience(std::int64_t now_ms) const {
 Result<void> Server::serve(int stop_fd) {
     std::optional<std::int64_t> stop_at;
     for (;;) {
+        std::vector<const BusSocket*> sockets = {&actors_, &events_};
+        if (clients_) sockets.push_back(&*clients_);
+        const std::array<int, 1> fds = {stop_fd};
+        const std::size_t watched = stop_at ? 0 : 1;  // Readable for good once it was.
+        wait_readable(sockets, std::span(fds).first(watched), patience(time_now().monotonic_ms));
+        // Under load, what arrives within a moment shares the turn and its sync.
+        if (manager_.operations() >= kCrowd) std::this_thread::sleep_for(kCrowdPause);
         std::vector<Input> inbox = gather();
         look_for_dead_actors(inbox);
         const Time now = time_now();
@@ -131,11 +141,6 @@ Result<void> Server::serve(int stop_fd) {
             if (clients_) clients_->linger(std::chrono::milliseconds(500));
             return {};
         }
-        std::vector<const BusSocket*> sockets = {&actors_, &events_};
-        if (clients_) sockets.push_back(&*clients_);
-        const std::array<int, 1> fds = {stop_fd};
-        const std::size_t watched = stop_at ? 0 : 1;  // Readable for good once it was.
-        if (inbox.empty()) wait_readable(sockets, std::span(fds).first(watched), patience(time_now().monotonic_ms));
     }
 }
 

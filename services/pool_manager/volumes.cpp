@@ -172,7 +172,6 @@ Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::V
     event("volume.created", request.id, {{"parent", request.parent}, {"thin_id", std::to_string(row->thin_id)}});
     if (written && request.get) written = record_lease(*row, wanted);
     if (!written) co_return written.error();
-    if (!request.get) activate_ahead(*row);
     reply.volume = describe(*row);
     co_return encode(reply);
 }
@@ -237,9 +236,16 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
     }
     for (;;) {
         const bool active = devices_.contains(origin);
-        schemas::CreateSnap command{pool_row_->spec.pool, *operation.thin_id, origin, active};
+        row.thin_id = *operation.thin_id;
+        NameLock thin = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
+        const std::uint64_t ahead = may_activate_ahead(row) ? row.size_sectors : 0;
+        schemas::CreateSnap command{pool_row_->spec.pool, row.thin_id, origin, active, ahead};
+        const CommandKey key{operation.number, operation.step, operation.attempts};
         Result<CommandOutcome> outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
         if (!outcome) co_return outcome.error();
+        if (outcome->more) begin_activation_ahead(key, row, std::move(thin));
+        if (outcome->kind != CommandOutcome::Kind::answered && ahead != 0) maybe_active(row.thin_id);
+        thin.release();
         if (outcome->kind == CommandOutcome::Kind::answered) {
             ++operation.step;
             Result<void> survived = forget_deaths(operation);

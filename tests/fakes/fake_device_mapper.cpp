@@ -87,15 +87,16 @@ Result<std::optional<DmTarget>> FakeDeviceMapper::status(const DmDevice& device)
     return target;
 }
 
-int FakeDeviceMapper::create(const DmDevice& device) {
+int FakeDeviceMapper::create(const DmDevice& device, dev_t* number) {
     kernel_.effect("create " + device.name);
-    for (const auto& [number, found] : kernel_.devices) {
+    for (const auto& [other, found] : kernel_.devices) {
         if (found.device.name == device.name) return EBUSY;
         if (!device.uuid.empty() && found.device.uuid == device.uuid) return EBUSY;
     }
     unsigned minor = 0;  // The lowest free one: numbers are used again.
     while (kernel_.devices.contains(makedev(253, minor))) minor++;
     kernel_.devices[makedev(253, minor)] = {.device = device};
+    if (number != nullptr) *number = makedev(253, minor);
     return 0;
 }
 

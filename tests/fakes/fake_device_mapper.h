@@ -14,7 +14,8 @@ public:
     Result<std::vector<DmInfo>> list(std::string_view uuid_prefix) override;
     Result<std::optional<DmTarget>> table(const DmDevice& device) override;
     Result<std::optional<DmTarget>> status(const DmDevice& device) override;
-    [[nodiscard]] int create(const DmDevice& device) override;
+    [[nodiscard]] int create(const DmDevice& device, dev_t* number) override;
+    using DeviceMapper::create;
     [[nodiscard]] int load(const DmDevice& device, const DmTarget& target, bool read_only) override;
     [[nodiscard]] int suspend(const DmDevice& device, SuspendMode mode) override;
     [[nodiscard]] int resume(const DmDevice& device) override;

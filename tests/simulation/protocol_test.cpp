@@ -95,7 +95,10 @@ TEST_CASE("X4: a manager that starts while an older one's actor is stopped waits
                                       schemas::DeleteThin::kType, schemas::SetTransactionId::kType);
     const bool it_is_killed = GENERATE(false, true);
     CAPTURE(type, it_is_killed);
-    World world({.seed = 1});
+    ManagerOptions manager;
+    if (type == schemas::Activate::kType)
+        manager.max_idle_devices = 0;  // Then no snapshot is activated with its create.
+    World world({.seed = 1, .manager = manager});
     guarded(world, [&] {
         make_pool_and_base(world);
         world.hold_commands(type);
@@ -116,6 +119,50 @@ TEST_CASE("X4: a manager that starts while an older one's actor is stopped waits
         check_quiet(world);
         CHECK_FALSE(exists(world, "a"));
     });
+}
+
+TEST_CASE("a snapshot is activated behind the reply that answers its create", "[protocol]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    const int activations = world.commands[schemas::Activate::kType];
+    std::uint64_t active_when_answered = 0;
+    world.ask(create("a", "base"), [&](const Answer&) { active_when_answered = world.kernel.devices.size(); });
+    world.run_for(1000);
+    CHECK(world.kernel.devices.size() == active_when_answered + 1);
+    REQUIRE(world.call(get("a")));
+    CHECK(world.commands[schemas::Activate::kType] == activations);
+    REQUIRE(world.call(put("a")));
+    check_quiet(world);
+}
+
+TEST_CASE("an actor that dies behind its reply harms no answer, and what it left is put away", "[protocol]") {
+    const std::string effect = GENERATE(as<std::string>(), "create cowslip-", "load thin ", "resume cowslip-", "node ");
+    CAPTURE(effect);
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(10000);
+    const std::size_t devices = world.kernel.devices.size();
+    const auto others = world.kernel.before_effect;
+    int deaths = 0;
+    poison(world, effect, &deaths);
+    REQUIRE(world.call(create("a", "base")));
+    world.run_for(10000);
+    world.kernel.before_effect = others;
+    CHECK(deaths == 1);
+    CHECK(world.kernel.devices.size() == devices);
+    REQUIRE(world.call(get("a")));
+    REQUIRE(world.call(put("a")));
+    check_quiet(world);
+}
+
+TEST_CASE("a removal that comes while its device is still being activated waits for that", "[protocol]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.ask(create("a", "base"), [&](const Answer&) { world.ask(remove_and_wait("a"), [](const Answer&) {}); });
+    world.run_for(10000);
+    CHECK_FALSE(exists(world, "a"));
+    CHECK(world.kernel.pools.begin()->second.core.thins.size() == 2);
+    check_quiet(world);
 }
 
 TEST_CASE("X5: an answer that a change of generation has overtaken does not freeze the pool", "[protocol]") {

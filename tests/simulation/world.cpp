@@ -305,6 +305,7 @@ void World::hello(const std::string& name) {
 void World::say_hello(const std::string& name) {
     Actor& actor = actors_.at(name);
     actor.session = manager_number_;
+    actor.broken = false;
     ++actor.connection;
     actor.queued.clear();
     schemas::FromActorOf<schemas::Empty> message;
@@ -315,10 +316,11 @@ void World::say_hello(const std::string& name) {
 // What was under way is lost, and the next thing that the manager hears of it is HELLO.
 void World::reconnect(const std::string& name) {
     note("the connection breaks of " + name);
+    actors_.at(name).broken = true;
     at(between(1, 300), [this, name, session = manager_number_] {
         const auto found = actors_.find(name);
-        const bool idle = found != actors_.end() && !found->second.busy;
-        if (idle && manager_ && session == manager_number_ && found->second.session == session) say_hello(name);
+        if (found == actors_.end() || found->second.busy || !found->second.broken) return;
+        if (manager_ && session == manager_number_ && found->second.session == session) say_hello(name);
     });
 }
 
@@ -345,18 +347,60 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
     const Document document = *decode(frame);
     const auto command = *decode_as<schemas::Command>(document.root());
     note(fmt::format("{} does {} operation={} attempt={}", name, command.type, command.operation, command.attempt));
-    Result<std::string> body = Error{};
+    CommandAnswer answer{Error{}};
     carried_out_for_ = command.operation;
     ++commands[command.type];
     try {
-        body = run_command(found->second.kind, command);
+        answer = run_command(found->second.kind, command);
     } catch (const Death&) {
         return power_fails_ ? cut_power() : actor_died(name);
     }
+    const CommandKey key{command.operation, command.step, command.attempt};
+    const std::string payload = reply_frame(key, answer.body, static_cast<bool>(answer.rest));
+    const auto replies = [this, name, key, payload, session, rest = answer.rest] {
+        if (!rest) return end_command(name, payload, session);
+        if (manager_ && session == manager_number_) reply(name, payload, session);
+        at(between(1, 40), [this, name, key, rest, session] { go_on(name, key, rest, session); });
+    };
+    if (held_replies_.contains(command.type)) {
+        note("its reply is held back");
+        waiting_.push_back({name, replies});
+        return;
+    }
+    if (chance_of_death()) return actor_died(name, payload);
+    replies();
+}
+
+// What is behind its first reply.
+void World::go_on(const std::string& name, const CommandKey& key, const std::function<Result<std::string>()>& rest,
+                  std::uint64_t session) {
+    if (!actors_.contains(name)) return;
+    note(fmt::format("{} goes on with operation={}", name, key.operation));
+    Result<std::string> body = Error{};
+    carried_out_for_ = 0;
+    try {
+        body = rest();
+    } catch (const Death&) {
+        return power_fails_ ? cut_power() : actor_died(name);
+    }
+    const std::string payload = reply_frame(key, body, false);
+    if (chance_of_death()) return actor_died(name, payload);
+    end_command(name, payload, session);
+}
+
+void World::end_command(const std::string& name, const std::string& payload, std::uint64_t session) {
+    const auto found = actors_.find(name);
+    if (found == actors_.end()) return;
     found->second.busy = false;
     if (!manager_ || session != manager_number_) return at(between(1, 20), [this, name] { hello(name); });
+    if (found->second.broken) return say_hello(name);
+    reply(name, payload, session);
+    begin_command(name);
+}
+
+std::string World::reply_frame(const CommandKey& key, const Result<std::string>& body, bool more) {
     schemas::FromActorOf<msgpack::object> message;
-    message.reply = schemas::CommandReplyOf<msgpack::object>{command.operation, command.step, command.attempt, {}, {}};
+    message.reply = schemas::CommandReplyOf<msgpack::object>{key.operation, key.step, key.attempt, {}, {}, more};
     std::optional<Document> reply_body;
     if (body) {
         reply_body = *decode(*body);
@@ -366,28 +410,25 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
         message.reply->error = schemas::WireError{std::string(to_string(body.error().code)), body.error().message,
                                                   body.error().details, false};
     }
-    const std::string payload = encode(message);
-    if (held_replies_.contains(command.type)) {
-        note("its reply is held back");
-        waiting_.push_back({name, [this, name, payload, session] { reply(name, payload, session); }});
-        return;
-    }
-    if (chance_of_death()) return actor_died(name, payload);
-    reply(name, payload, session);
-    begin_command(name);
+    return encode(message);
 }
 
 // A copy may come late enough for another manager.
 void World::reply(const std::string& name, const std::string& payload, std::uint64_t session) {
+    if (actors_.at(name).broken) return;
     if (chance(options_.faults.break_connection)) {
         reconnect(name);
     } else {
-        at(chance(options_.faults.slow_reply) ? between(0, 3000) : between(0, 1), [this, name, payload, session] {
+        std::int64_t& heard_at = actors_.at(name).heard_at;
+        heard_at =
+            std::max(heard_at, now_ms_ + (chance(options_.faults.slow_reply) ? between(0, 3000) : between(0, 1)));
+        at(heard_at - now_ms_, [this, name, payload, session] {
             if (session == manager_number_) deliver(cowslip::FromActor{name, payload});
         });
     }
     if (!chance(options_.faults.repeat_reply)) return;
-    at(between(1, 10000), [this, name, payload] { deliver(cowslip::FromActor{name, payload}); });
+    const std::int64_t first_heard = std::max<std::int64_t>(actors_.at(name).heard_at - now_ms_, 0);
+    at(first_heard + between(1, 10000), [this, name, payload] { deliver(cowslip::FromActor{name, payload}); });
 }
 
 void World::let_go() {
@@ -402,16 +443,22 @@ void World::kill_held_actors() {
     }
 }
 
-Result<std::string> World::run_command(ActorKind kind, const schemas::Command& command) {
+CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command) {
     if (kind == ActorKind::device) {
         if (command.type == schemas::CreateSnap::kType) {
             const auto snap = *decode_as<schemas::CreateSnap>(command.body);
             origins_[snap.thin_id] = snap.origin_id;
         }
-        FakeDeviceMapper dm(kernel);
-        FakeHost host(kernel);
-        DeviceActor actor(dm, host);
-        return actor.handle(command.type, command.body);
+        struct Process {
+            explicit Process(FakeKernel& kernel) : dm(kernel), host(kernel) {}
+            FakeDeviceMapper dm;
+            FakeHost host;
+            DeviceActor actor{dm, host};
+        };
+        const auto process = std::make_shared<Process>(kernel);
+        CommandAnswer answer = process->actor.handle(command.type, command.body);
+        if (answer.rest) answer.rest = [process, rest = answer.rest] { return rest(); };
+        return answer;
     }
     FakeDevices devices;
     devices.is_active = [this](const schemas::DeviceRef& wanted) {
@@ -427,7 +474,7 @@ Result<std::string> World::run_command(ActorKind kind, const schemas::Command& c
     const auto result = actor.handle(command.type, command.body);
     // A mount keeps its device open.
     for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
-    return result;
+    return {result};
 }
 
 // A snapshot begins with what its origin has.
@@ -446,9 +493,11 @@ void World::actor_died(std::string name, std::string last_reply) {
     note("actor dies " + name);
     for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
     const ActorKind kind = actors_.at(name).kind;
+    const std::int64_t heard_at = actors_.at(name).heard_at;
     actors_.erase(name);
-    at(between(1, 300), [this, name, last_reply, session = manager_number_] {
-        if (!last_reply.empty() && session == manager_number_ && chance(0.5))
+    at(between(1, 300), [this, name, last_reply, heard_at, session = manager_number_] {
+        const bool in_order = now_ms_ >= heard_at;
+        if (!last_reply.empty() && session == manager_number_ && in_order && chance(0.5))
             deliver(cowslip::FromActor{name, last_reply});
         deliver(ActorGone{name});
         if (last_reply.empty() || chance(0.5)) return;

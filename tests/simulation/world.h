@@ -166,6 +166,8 @@ private:
         int connection = 0;         // What is under way on an older one is not carried out.
         std::deque<std::string> queued = {};
         bool busy = false;
+        bool broken = false;        // Its connection: what it says is lost until it says HELLO again.
+        std::int64_t heard_at = 0;  // When its last reply arrives: none overtakes one of the same actor.
     };
     struct Waiting {
         std::string actor;
@@ -186,10 +188,14 @@ private:
     void reconnect(const std::string& name);
     void begin_command(const std::string& name);
     void carry_out(const std::string& name, const std::string& frame, std::uint64_t session);
+    std::string reply_frame(const CommandKey& key, const Result<std::string>& body, bool more);
+    void go_on(const std::string& name, const CommandKey& key, const std::function<Result<std::string>()>& rest,
+               std::uint64_t session);
+    void end_command(const std::string& name, const std::string& payload, std::uint64_t session);
     void reply(const std::string& name, const std::string& payload, std::uint64_t session);
     bool chance_of_death();
     void maybe_fail_a_commit();
-    Result<std::string> run_command(ActorKind kind, const schemas::Command& command);
+    CommandAnswer run_command(ActorKind kind, const schemas::Command& command);
     void actor_died(std::string name, std::string last_reply = {});
     FakeFilesystem& content(const std::string& dm_uuid);
     std::string complain_about_store();

@@ -113,6 +113,7 @@ public:
         std::uint32_t attempt;
         std::string body;
         std::string error;
+        bool more = false;
     };
     // The reply that must come next.
     Reply reply() {
@@ -123,7 +124,8 @@ public:
         const auto message = decode_as<schemas::FromActor>(document->root());
         REQUIRE((message && message->reply && !message->hello));
         const auto& reply = *message->reply;
-        return {reply.operation, reply.step, reply.attempt, encode(reply.body), reply.error ? reply.error->code : ""};
+        return {reply.operation, reply.step, reply.attempt, encode(reply.body), reply.error ? reply.error->code : "",
+                reply.more};
     }
     void send(std::string_view bytes) { REQUIRE(socket_.send(peer_, bytes) == Sent::done); }
     void command(std::uint64_t operation, const std::string& type) {
@@ -346,6 +348,36 @@ TEST_CASE("what is no command is dropped, what cannot be carried out is answered
     }
     manager.send(encode(schemas::CommandOf<schemas::CreateThin>{1, 4, 0, 0, "device.create_thin", {{}, 17}}));
     CHECK(manager.reply().body == encode(schemas::Verdict{17, ""}));
+    CHECK(actor.stop());
+}
+
+TEST_CASE("what is behind a reply is done once that is sent, and has a reply of its own", "[actor]") {
+    const TemporaryFolder folder;
+    FakeManager manager(folder);
+    Pipe release;
+    RunningActor actor(folder, [&](std::string_view type, const msgpack::object&) -> CommandAnswer {
+        if (type == "plain") return Result<std::string>(encode(1));
+        return {encode(1), [&, throws = type == "throw"]() -> Result<std::string> {
+                    release.wait();
+                    if (throws) throw std::bad_alloc();
+                    return encode(2);
+                }};
+    });
+    manager.hello();
+    manager.command(1, "more");
+    const auto first = manager.reply();
+    CHECK((first.more && first.body == encode(1)));
+    manager.command(2, "plain");
+    CHECK_FALSE(manager.receive(100ms));  // It has the first in hand still.
+    release.signal();
+    const auto second = manager.reply();
+    CHECK((second.operation == 1 && second.step == first.step && second.attempt == first.attempt));
+    CHECK((!second.more && second.body == encode(2)));
+    CHECK(manager.reply().operation == 2);
+    manager.command(3, "throw");
+    CHECK(manager.reply().more);
+    release.signal();
+    CHECK(manager.reply().error == "internal");
     CHECK(actor.stop());
 }
 

@@ -32,6 +32,9 @@ public:
     std::optional<Asked> receive(std::chrono::milliseconds wait = 5s) {
         const auto end = std::chrono::steady_clock::now() + wait;
         for (;;) {
+            const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+            const std::array<const BusSocket*, 1> sockets = {&socket_};
+            wait_readable(sockets, {}, left);
             const auto frame = socket_.receive();
             if (frame) {
                 const auto document = decode(frame->payload);
@@ -42,10 +45,7 @@ public:
                 return Asked{frame->peer, request->request_id, request->type, request->timeout_ms,
                              encode(request->body)};
             }
-            const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
             if (left <= 0ms) return std::nullopt;
-            const std::array<const BusSocket*, 1> sockets = {&socket_};
-            wait_readable(sockets, {}, left);
         }
     }
     void send(const Asked& to, std::string_view bytes) { REQUIRE(socket_.send(to.peer, bytes) == Sent::done); }
