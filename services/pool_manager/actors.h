@@ -36,7 +36,8 @@ struct CommandKey {
     std::uint64_t operation = 0;
     std::uint32_t step = 0;
     std::uint32_t attempt = 0;
-    friend auto operator<=>(const CommandKey&, const CommandKey&) = default;
+    // The linter takes the comparison of its result with 0, which the compiler writes, for ours.
+    friend auto operator<=>(const CommandKey&, const CommandKey&) = default;  // NOLINT(modernize-use-nullptr)
 };
 
 struct CommandOutcome {

@@ -224,11 +224,10 @@ void PoolManager::begin_activation_ahead(const CommandKey& key, const VolumeRow&
 Task<std::string> PoolManager::activation_ahead(CommandKey key, std::uint32_t thin_id, NameLock /*thin*/,
                                                 NameLock /*pool*/) {
     const CommandOutcome outcome = co_await actors_.rest(key);
-    if (outcome.kind != CommandOutcome::Kind::answered) {
+    if (outcome.kind != CommandOutcome::Kind::answered || !outcome.body) {
         maybe_active(thin_id);
         co_return "";
     }
-    if (!outcome.body) co_return outcome.body.error();
     const auto reply = decode_as<schemas::Activate::Reply>(std::string_view(*outcome.body));
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) co_return "";  // The next get is told why.
@@ -237,7 +236,7 @@ Task<std::string> PoolManager::activation_ahead(CommandKey key, std::uint32_t th
     co_return "";
 }
 
-// Its maker is dead: there may be a device, whole or not.
+// Its maker is dead, or failed on the way: there may be a device, whole or not.
 void PoolManager::maybe_active(std::uint32_t thin_id) {
     devices_[thin_id] = Device{.complete = false};
     now_idle(thin_id);

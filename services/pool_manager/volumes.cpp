@@ -243,9 +243,12 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
         const CommandKey key{operation.number, operation.step, operation.attempts};
         Result<CommandOutcome> outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
         if (!outcome) co_return outcome.error();
-        if (outcome->more) begin_activation_ahead(key, row, std::move(thin));
         if (outcome->kind != CommandOutcome::Kind::answered && ahead != 0) maybe_active(row.thin_id);
-        thin.release();
+        if (outcome->more) {
+            begin_activation_ahead(key, row, std::move(thin));
+        } else {
+            thin.release();
+        }
         if (outcome->kind == CommandOutcome::Kind::answered) {
             ++operation.step;
             Result<void> survived = forget_deaths(operation);

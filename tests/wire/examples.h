@@ -163,8 +163,10 @@ void for_each_device_message(Visitor&& visit) {
     visit_message(visit, SetTransactionId{.pool = pool, .from = 4503599627370497, .to = 4503599627370498},
                   example_verdict());
     visit_message(visit, CreateThin{.pool = pool, .thin_id = 42}, example_verdict());
-    visit_message(visit, CreateSnap{.pool = pool, .thin_id = 43, .origin_id = 42, .origin_active = true, .activate_sectors = 1048576},
-                  {.verdict = example_verdict(), .torn = true, .resume_error_number = 5});
+    visit_message(
+        visit,
+        CreateSnap{.pool = pool, .thin_id = 43, .origin_id = 42, .origin_active = true, .activate_sectors = 1048576},
+        {.verdict = example_verdict(), .torn = true, .resume_error_number = 5});
     visit_message(visit, DeleteThin{.pool = pool, .thin_id = 42},
                   {.verdict = example_verdict(), .holders = {example_holder()}});
     visit_message(visit, Activate{.pool = pool, .thin_id = 42, .size_sectors = 20971520, .read_only = true},
