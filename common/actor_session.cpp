@@ -86,15 +86,15 @@ struct CommandNumber {
     MSGPACK_DEFINE_MAP(operation, step, attempt)
 };
 
-// What `work` returns, or the exception that it ended with.
+// What `work` for a command of that type returns, or the exception that it ended with.
 template <class Work>
-auto guarded(const Work& work) -> decltype(work()) {
+auto guarded(std::string_view type, const Work& work) -> decltype(work()) {
     try {
         return work();
     } catch (const std::exception& error) {
-        return {Error{Errc::internal, fmt::format("carry out: {}", error.what())}};
+        return {Error{Errc::internal, fmt::format("carry out '{}': {}", type, error.what())}};
     } catch (...) {
-        return {Error{Errc::internal, "carry out: an unknown exception"}};
+        return {Error{Errc::internal, fmt::format("carry out '{}': an unknown exception", type)}};
     }
 }
 
@@ -105,7 +105,11 @@ CommandAnswer carry_out(const msgpack::object& root, const CommandHandler& handl
         return {Error{Errc::unimplemented, fmt::format("command '{}': protocol version {} instead of {}", command->type,
                                                        command->v, schemas::kProtocolVersion)}};
     }
-    return guarded([&] { return handler(command->type, command->body); });
+    CommandAnswer answer = guarded(command->type, [&] { return handler(command->type, command->body); });
+    if (answer.rest) {
+        answer.rest = [type = command->type, rest = std::move(answer.rest)] { return guarded(type, rest); };
+    }
+    return answer;
 }
 
 std::string encode_frame(const CommandNumber& number, const Result<std::string>& body, bool more) {
@@ -143,7 +147,7 @@ bool serve_command(ClientSocket& socket, std::string_view bytes, const CommandHa
     const bool more = static_cast<bool>(answer.rest);
     if (socket.send(encode_reply(*number, answer.body, more)) != Sent::done) return false;
     if (!more) return true;
-    return socket.send(encode_reply(*number, guarded(answer.rest), false)) == Sent::done;
+    return socket.send(encode_reply(*number, answer.rest(), false)) == Sent::done;
 }
 
 bool readable(int fd) {

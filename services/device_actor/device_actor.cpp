@@ -36,6 +36,12 @@ bool all_short(const std::vector<schemas::Holder>& holders) {
     });
 }
 
+bool wants_activation(const schemas::CreateSnap& command, const Result<schemas::CreateSnap::Reply>& reply) {
+    if (command.activate_sectors == 0 || !reply || reply->torn || reply->verdict.error_number != 0) return false;
+    const auto status = parse_thin_pool_status(reply->verdict.status);
+    return status && status->mode == PoolMode::rw && !status->needs_check;
+}
+
 }  // namespace
 
 CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& body) {
@@ -67,13 +73,6 @@ CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& 
     offer(&DeviceActor::list_active);
     if (!answer) return {Error{Errc::unimplemented, fmt::format("device actor: unknown command '{}'", type)}};
     return {std::move(*answer), std::move(rest)};
-}
-
-bool DeviceActor::wants_activation(const schemas::CreateSnap& command,
-                                   const Result<schemas::CreateSnap::Reply>& reply) {
-    if (command.activate_sectors == 0 || !reply || reply->torn || reply->verdict.error_number != 0) return false;
-    const auto status = parse_thin_pool_status(reply->verdict.status);
-    return status && status->mode == PoolMode::rw && !status->needs_check;
 }
 
 // One that may be changed: of this service.
@@ -251,10 +250,7 @@ Result<int> DeviceActor::load_thin(const DmDevice& thin, const DmTarget& target,
         number = found->number;
         return load_found_thin(*found, target, read_only);
     }
-    if (created != 0) return created;
-    const int error_number = load_and_resume(thin, target, read_only);
-    if (error_number != 0 && dm_.remove(thin) != 0) spdlog::warn("remove device={} after its load failed", thin.name);
-    return error_number;
+    return created != 0 ? created : load_or_remove(thin, target, read_only);
 }
 
 // A device that is there proves nothing: its maker may have died before the load or the resume, and a
@@ -264,17 +260,17 @@ Result<int> DeviceActor::load_found_thin(const DmInfo& found, const DmTarget& ta
         const auto live = TRY(dm_.table(found.device));
         if (live && same(*live, target)) return found.suspended ? dm_.resume(found.device) : 0;
     }
-    const int error_number = load_and_resume(found.device, target, read_only);
-    const bool useless = error_number != 0 && !found.live_table;
-    if (useless && dm_.remove(found.device) != 0) {
-        spdlog::warn("remove device={} after its load failed", found.device.name);
-    }
-    return error_number;
+    if (!found.live_table) return load_or_remove(found.device, target, read_only);
+    const int error_number = dm_.load(found.device, target, read_only);
+    return error_number != 0 ? error_number : dm_.resume(found.device);
 }
 
-int DeviceActor::load_and_resume(const DmDevice& thin, const DmTarget& target, bool read_only) {
-    const int error_number = dm_.load(thin, target, read_only);
-    return error_number != 0 ? error_number : dm_.resume(thin);
+// Without a table it is of no use.
+int DeviceActor::load_or_remove(const DmDevice& thin, const DmTarget& target, bool read_only) {
+    int error_number = dm_.load(thin, target, read_only);
+    if (error_number == 0) error_number = dm_.resume(thin);
+    if (error_number != 0 && dm_.remove(thin) != 0) spdlog::warn("remove device={} after its load failed", thin.name);
+    return error_number;
 }
 
 Result<DeviceActor::Removal> DeviceActor::remove_thin(const schemas::PoolRef& pool, std::uint32_t thin_id) {

@@ -70,10 +70,9 @@ private:
 
     Result<int> suspend_origin(const DmDevice& pool, const DmDevice& origin);
     int resume_origin(const DmDevice& origin);
-    bool wants_activation(const schemas::CreateSnap& command, const Result<schemas::CreateSnap::Reply>& reply);
     Result<int> load_thin(const DmDevice& thin, const DmTarget& target, bool read_only, dev_t& number);
     Result<int> load_found_thin(const DmInfo& found, const DmTarget& target, bool read_only);
-    int load_and_resume(const DmDevice& thin, const DmTarget& target, bool read_only);
+    int load_or_remove(const DmDevice& thin, const DmTarget& target, bool read_only);
     Result<Removal> remove_thin(const schemas::PoolRef& pool, std::uint32_t thin_id);
     Result<std::vector<schemas::Holder>> other_devices_of(const DmDevice& pool, std::uint32_t thin_id);
 
