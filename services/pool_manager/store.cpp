@@ -435,13 +435,6 @@ Result<void> Store::set_attempts(std::uint64_t number, std::uint32_t attempts, s
         .run();
 }
 
-Result<void> Store::turn_into_removal(std::uint64_t number) {
-    return database_
-        .query("UPDATE operation SET type = 'remove', request_id = NULL, attempts = 1, deaths = 0 WHERE number = ?")
-        .bind(number)
-        .run();
-}
-
 Result<void> Store::delete_operation(std::uint64_t number) {
     return database_.query("DELETE FROM operation WHERE number = ?").bind(number).run();
 }

@@ -143,8 +143,6 @@ public:
     std::vector<OperationRow> unfinished_operations();
     Result<void> insert_operation(const OperationRow& row);
     Result<void> set_attempts(std::uint64_t number, std::uint32_t attempts, std::uint32_t deaths);
-    // The operation failed and is to be undone, which is a removal; its answer is stored apart.
-    Result<void> turn_into_removal(std::uint64_t number);
     Result<void> delete_operation(std::uint64_t number);
 
     std::optional<RequestRow> request(std::string_view request_id);

@@ -165,8 +165,6 @@ TEST_CASE("every statement of the store runs, and says what was written", "[stor
     // Moved to another thin id, whose first attempt is still to come; then attempted twice.
     CHECK(operation.attempts == 2);
     CHECK(operation.deaths == 1);
-    check_ok(store.turn_into_removal(1));
-    CHECK(store.unfinished_operations().front().type == OperationType::remove);
     check_ok(store.delete_operation(1));
     CHECK(store.unfinished_operations().empty());
     CHECK(store.request("request")->reply == "reply");
