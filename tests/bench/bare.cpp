@@ -25,12 +25,14 @@
 #include <CLI/CLI.hpp>
 
 #include "common/result.h"
+#include "tests/bench/gate.h"
 
 namespace {
 
 using cowslip::Errc;
 using cowslip::errno_error;
 using cowslip::Error;
+using cowslip::Gate;
 using cowslip::Result;
 using Clock = std::chrono::steady_clock;
 
@@ -177,31 +179,22 @@ private:
     std::string file_;
 };
 
-// What the processes share. A worker says that it is ready, and begins when the parent closes the other pipe.
-struct Shared {
-    Times* times;  // workers * cycles.
-    int ready_fd;
-    int begin_fd;
-};
-
-Result<void> work(const Options& options, unsigned number, const Shared& shared) {
+// `times` are those of all workers.
+Result<void> work(const Options& options, unsigned number, Times* times, Gate& gate) {
     // libdevmapper is not to be shared with the parent: its descriptor is opened here.
     dm_udev_set_sync_support(0);
     dm_udev_set_checking(0);
     dm_hold_control_dev(1);
     Worker worker(options, number);
     TRY(worker.prepare());
-    char byte = 'r';
-    if (write(shared.ready_fd, &byte, 1) != 1) return errno_error(errno, "tell the parent");
-    close(shared.ready_fd);  // The parent sees the end of it also if one of us died before.
-    if (read(shared.begin_fd, &byte, 1) != 0) return errno_error(errno, "wait for the others");
+    gate.ready_and_wait();
     Result<void> result;
     for (unsigned i = 0; i < options.cycles && result; ++i) {
-        const auto times = worker.cycle();
-        if (times) {
-            shared.times[number * options.cycles + i] = *times;
+        const auto cycle = worker.cycle();
+        if (cycle) {
+            times[number * options.cycles + i] = *cycle;
         } else {
-            result = times.error();
+            result = cycle.error();
         }
     }
     worker.tidy();
@@ -210,36 +203,29 @@ Result<void> work(const Options& options, unsigned number, const Shared& shared)
 
 // Forks the workers, lets them begin together, and waits for them. The seconds that they took.
 Result<double> run_workers(const Options& options, Times* times) {
-    std::array<int, 2> ready{};
-    std::array<int, 2> begin{};
-    if (pipe2(ready.data(), O_CLOEXEC) != 0 || pipe2(begin.data(), O_CLOEXEC) != 0) return errno_error(errno, "pipe");
+    Gate gate;
+    TRY(gate.open());
     std::vector<pid_t> pids;
     for (unsigned number = 0; number < options.workers; ++number) {
         const pid_t pid = fork();
         if (pid < 0) return errno_error(errno, "fork");
         if (pid == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
-            close(begin[1]);
-            const auto result = work(options, number, {.times = times, .ready_fd = ready[1], .begin_fd = begin[0]});
+            const auto result = work(options, number, times, gate);
             if (!result) fmt::print(stderr, "worker {}: {}\n", number, result.error().message);
             _exit(result ? 0 : 1);
         }
         pids.push_back(pid);
     }
-    close(ready[1]);
-    close(begin[0]);
-    char byte = 0;
-    for (unsigned i = 0; i < options.workers && read(ready[0], &byte, 1) == 1; ++i) {
-    }
+    gate.wait_for_ready();
     const auto start = Clock::now();
-    close(begin[1]);
+    gate.let_go();
     bool failed = false;
     for (const pid_t pid : pids) {
         int status = 0;
         failed = waitpid(pid, &status, 0) != pid || status != 0 || failed;
     }
     const std::chrono::duration<double> seconds = Clock::now() - start;
-    close(ready[0]);
     if (failed) return Error{Errc::internal, "a worker failed"};
     return seconds.count();
 }

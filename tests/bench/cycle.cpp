@@ -24,6 +24,7 @@
 
 #include "common/client.h"
 #include "schemas/pool_manager.h"
+#include "tests/bench/gate.h"
 
 namespace {
 
@@ -57,37 +58,6 @@ Result<void> write_4k(const std::string& root) {
     if (written != 4096) return errno_error(errno, "write '" + path + "'");
     return {};
 }
-
-// Two pipes: a worker that has closed its end of the one is ready (or dead), and waits until the parent closes the
-// other.
-class Gate {
-public:
-    Result<void> open() {
-        if (::pipe2(ready_.data(), O_CLOEXEC) != 0 || ::pipe2(begin_.data(), O_CLOEXEC) != 0) {
-            return errno_error(errno, "pipe");
-        }
-        return {};
-    }
-    void ready_and_wait() {
-        ::close(begin_[1]);
-        ::close(ready_[1]);
-        wait_for_end(begin_[0]);
-    }
-    void wait_for_ready() {
-        ::close(ready_[1]);
-        wait_for_end(ready_[0]);
-    }
-    void let_go() { ::close(begin_[1]); }
-
-private:
-    static void wait_for_end(int fd) {
-        char byte = 0;
-        while (::read(fd, &byte, 1) > 0) {
-        }
-    }
-    std::array<int, 2> ready_{};
-    std::array<int, 2> begin_{};
-};
 
 Result<Times> one_cycle(Client& client, const Options& options, const std::string& id) {
     Times times{};
