@@ -109,8 +109,9 @@ Actors::Pending* Actors::take_for(const std::string& incarnation, const Actor& a
         queue.pop_front();
         return first;
     };
-    const bool watches = actor.kind == ActorKind::device && (watcher_.empty() || watcher_ == incarnation);
-    if (watches) {
+    // A watcher that is stuck, or was chosen when all were at work, must not keep suspended devices waiting.
+    const bool watches = watcher_.empty() || watcher_ == incarnation || !actors_.at(watcher_).idle();
+    if (actor.kind == ActorKind::device && watches) {
         if (Pending* pending = take(Urgency::watching)) return pending;
     }
     if (watcher_ == incarnation) return nullptr;

@@ -66,7 +66,8 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
                             fmt::format("activate '{}': the pool is {}", operation.subject, pool_.mode)};
         if (reply->error_number == ENODATA) {
             lost_.insert(row.thin_id);
-            find("lost", row.name.value_or(""), fmt::format("the pool does not have its thin id {}", row.thin_id));
+            find(FindingKind::lost, row.name.value_or(""),
+                 fmt::format("the pool does not have its thin id {}", row.thin_id));
             co_return Error{Errc::needs_repair,
                             fmt::format("activate '{}': the pool has no thin id {}", operation.subject, row.thin_id)};
         }
@@ -190,10 +191,10 @@ Task<std::string> PoolManager::put_away(Operation& operation, std::uint32_t thin
     if (found == devices_.end() || found->second.idle_since_ms != 0 || !store_.leases(thin_id).empty()) co_return "";
     Result<void> away = co_await deactivate(operation, thin_id);
     if (away) {
-        unfind("busy", operation.subject);
+        unfind(FindingKind::busy, operation.subject);
     } else if (away.error().code == Errc::in_use) {
         const auto& holders = away.error().details["holders"];
-        find("busy", operation.subject,
+        find(FindingKind::busy, operation.subject,
              fmt::format("its device is open without a lease: {}", fmt::join(holders, "; ")));
         now_idle(thin_id);
     } else {

@@ -94,9 +94,10 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
     if (status->needs_check) mode += " needs_check";
     if (mode != pool_.mode) {
         if (!pool_.mode.empty()) fact("pool.mode", pool_row_->name, {{"from", pool_.mode}, {"to", mode}});
-        if (writable) unfind("pool", pool_row_->name);
+        if (writable) unfind(FindingKind::pool, pool_row_->name);
         if (!writable)
-            find("pool", pool_row_->name, fmt::format("the pool is {}: nothing can be created or removed", mode));
+            find(FindingKind::pool, pool_row_->name,
+                 fmt::format("the pool is {}: nothing can be created or removed", mode));
         pool_.mode = mode;
     }
     if (writable != pool_.writable) {
@@ -110,14 +111,14 @@ void PoolManager::freeze(const std::string& reason) {
     if (!pool_.frozen.empty()) return;
     pool_.frozen = reason;
     pool_.writable = false;
-    find("frozen", pool_row_->name, reason);
+    find(FindingKind::frozen, pool_row_->name, reason);
     spdlog::error("pool frozen: {}", reason);
 }
 
 void PoolManager::look_for_room() {
     has_room_ = options_.has_room();
-    if (has_room_) return unfind("state_full", "");
-    find("state_full", "",
+    if (has_room_) return unfind(FindingKind::state_full, "");
+    find(FindingKind::state_full, "",
          "the file system of the state folder is full: make room there; no volume is made until then");
 }
 
@@ -346,10 +347,10 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) {
         if (state.error().code == Errc::needs_repair) freeze(state.error().message);
-        find("pool", pool_row_->name, fmt::format("not started: {}", state.error().message));
+        find(FindingKind::pool, pool_row_->name, fmt::format("not started: {}", state.error().message));
         co_return state.error();
     }
-    unfind("pool", pool_row_->name);
+    unfind(FindingKind::pool, pool_row_->name);
     pool_.data_device = state->data_device;
     pool_.metadata_device = state->metadata_device;
     pool_.snapshots_taken = state->superblock.time;
@@ -368,7 +369,7 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     }
     Result<void> compared = co_await compare_thins(operation);
     if (!compared)
-        find("unchecked", pool_row_->name,
+        find(FindingKind::unchecked, pool_row_->name,
              fmt::format("the pool's own list was not read: {}", compared.error().message));
     Result<void> restored = co_await restore_leases(operation);
     if (!restored) co_return restored.error();
@@ -393,12 +394,12 @@ Task<void> PoolManager::compare_thins(Operation& operation) {
         known.insert(row.thin_id);
         if (row.state != "ready" || in_pool.contains(row.thin_id)) continue;
         lost_.insert(row.thin_id);
-        find("lost", row.name.value_or(fmt::format("thin {}", row.thin_id)),
+        find(FindingKind::lost, row.name.value_or(fmt::format("thin {}", row.thin_id)),
              fmt::format("the pool does not have its thin id {}", row.thin_id));
     }
     for (const std::uint32_t thin_id : in_pool) {
         if (known.contains(thin_id)) continue;
-        find("foreign_thin", std::to_string(thin_id),
+        find(FindingKind::foreign_thin, std::to_string(thin_id),
              "a thin id in the pool that the store does not know; it is left alone");
         Result<void> written = store_.quarantine(thin_id, "without a row when the pool was started");
         if (!written) co_return written.error();

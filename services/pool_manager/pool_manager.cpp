@@ -333,16 +333,16 @@ void PoolManager::fact(const std::string& type, const std::string& subject, cons
     facts_.push_back({type, subject, body});
 }
 
-void PoolManager::find(const std::string& kind, const std::string& subject, const std::string& detail) {
+void PoolManager::find(FindingKind kind, const std::string& subject, const std::string& detail) {
     auto [entry, is_new] = findings_.try_emplace({kind, subject}, detail);
     entry->second = detail;
     if (!is_new) return;
-    spdlog::warn("finding kind={} subject='{}' detail='{}'", kind, subject, detail);
-    fact("finding." + kind, subject, {{"detail", detail}});
+    spdlog::warn("finding kind={} subject='{}' detail='{}'", to_string(kind), subject, detail);
+    fact(fmt::format("finding.{}", to_string(kind)), subject, {{"detail", detail}});
 }
 
-void PoolManager::unfind(const std::string& kind, const std::string& subject) {
-    findings_.erase({kind, subject});
+void PoolManager::unfind(FindingKind kind, const std::string& subject) {
+    if (findings_.erase({kind, subject}) > 0) fact("finding.gone", subject, {{"kind", std::string(to_string(kind))}});
 }
 
 std::vector<std::string> holder_names(const std::vector<LeaseRow>& leases) {

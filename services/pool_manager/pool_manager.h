@@ -29,6 +29,7 @@
 #include "schemas/mount_actor.h"
 #include "schemas/pool_manager.h"
 #include "services/pool_manager/actors.h"
+#include "services/pool_manager/findings.h"
 #include "services/pool_manager/name_queue.h"
 #include "services/pool_manager/store.h"
 #include "services/pool_manager/task.h"
@@ -202,8 +203,8 @@ private:
     void event(std::string_view type, std::string_view subject, const EventBody& body = {});
     // An event that stays true when the operation that came upon it fails.
     void fact(const std::string& type, const std::string& subject, const EventBody& body = {});
-    void find(const std::string& kind, const std::string& subject, const std::string& detail);
-    void unfind(const std::string& kind, const std::string& subject);
+    void find(FindingKind kind, const std::string& subject, const std::string& detail);
+    void unfind(FindingKind kind, const std::string& subject);
     auto sleep_ms(std::int64_t milliseconds);
     void count(const std::string& counter) { ++counters_[counter]; }
 
@@ -219,6 +220,7 @@ private:
     Task<std::uint64_t> make_thin(Operation& operation);
     Task<schemas::Verdict> snapshot(Operation& operation, VolumeRow row);
     Task<void> resume_origin(Operation& operation, std::uint32_t origin);
+    Task<std::string> resume_until_done(Operation& operation, std::uint32_t origin);
     enum class Ownership : std::uint8_t { absent, ours, foreign };
     Task<Ownership> whose(Operation& operation, VolumeRow row);
     Result<void> take_new_thin_id(Operation& operation);
@@ -341,8 +343,8 @@ private:
     std::optional<PoolRow> pool_row_;  // A copy of the row.
     PoolView pool_;
     std::map<std::uint32_t, Device> devices_;
-    std::set<std::uint32_t> lost_;  // Rows whose thin id the pool does not have.
-    std::map<std::pair<std::string, std::string>, std::string> findings_;
+    std::set<std::uint32_t> lost_;                                         // Rows whose thin id the pool does not have.
+    std::map<std::pair<FindingKind, std::string>, std::string> findings_;  // With the subject; details.
     std::uint64_t creates_in_generation_ = 0;
     std::int64_t generation_opened_ms_ = 0;
 

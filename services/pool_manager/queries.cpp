@@ -186,9 +186,9 @@ Result<schemas::SystemStatus::Reply> PoolManager::status(const schemas::SystemSt
     reply.behind_reply = count_operations(Role::behind);
     std::size_t bytes = 0;
     for (const auto& [key, detail] : findings_) {
-        bytes += key.first.size() + key.second.size() + detail.size();
+        bytes += key.second.size() + detail.size();
         if (bytes > kPageBytes) break;
-        reply.findings.push_back({key.first, key.second, detail});
+        reply.findings.push_back({std::string(to_string(key.first)), key.second, detail});
     }
     reply.counters = counters_;
     if (options_.process_counters) reply.counters.merge(options_.process_counters());

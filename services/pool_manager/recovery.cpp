@@ -27,7 +27,7 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     actors_.expect(actor_locks);
     look_for_room();
     for (const auto& [thin_id, reason] : store_.quarantined()) {
-        findings_[{"foreign_thin", std::to_string(thin_id)}] =
+        findings_[{FindingKind::foreign_thin, std::to_string(thin_id)}] =
             "a thin id in the pool that is not ours; it is left alone: " + reason;
     }
     Operation& recovery = new_operation("recovery", "");
@@ -166,9 +166,10 @@ Task<std::string> PoolManager::restore_lease(Operation& operation, VolumeRow row
     const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
     const LeaseWanted wanted{lease.holder, lease.mode, lease.mount_label};
     Result<std::string> path = co_await bring_up(operation, row, wanted);
-    unfind("lease", operation.subject);
+    unfind(FindingKind::broken_lease, operation.subject);
     if (path) co_return "";
-    find("lease", operation.subject, fmt::format("its {} is not there: {}", lease.mode, path.error().message));
+    find(FindingKind::broken_lease, operation.subject,
+         fmt::format("its {} is not there: {}", lease.mode, path.error().message));
     co_return "";
 }
 
@@ -189,7 +190,7 @@ void PoolManager::resume_operations() {
                                                     : "";
         operation->request_id = row.request_id;
         if (row.type == OperationType::remove && row.deaths >= kMaxDeaths) {
-            find("parked", operation->subject, "actors have died of its removal; it is not tried again");
+            find(FindingKind::parked, operation->subject, "actors have died of its removal; it is not tried again");
             continue;
         }
         if (!row.request_id.empty()) {
@@ -269,7 +270,7 @@ Task<std::string> PoolManager::put_away_directory(Operation& operation, schemas:
     Result<schemas::Unmount::Reply> reply = co_await tell(operation, ActorKind::mount, Urgency::behind, command);
     if (!reply) co_return reply.error();
     if (reply->busy) {
-        find("busy", operation.subject,
+        find(FindingKind::busy, operation.subject,
              fmt::format("mounted without a lease: {}", fmt::join(holder_names(reply->holders), "; ")));
         co_return "";
     }

@@ -19,6 +19,8 @@ namespace {
 constexpr std::size_t kMostPerTurn = 256;
 constexpr std::int64_t kHeartbeatMs = 1000;
 constexpr std::int64_t kLookMs = 1000;
+constexpr std::int64_t kCloseLookMs = 20;
+constexpr std::int64_t kCloseLooksMs = 2000;  // So long after a connection was lost.
 constexpr std::int64_t kStopMs = 10000;
 constexpr std::size_t kCrowd = 8;  // Operations that are going on.
 constexpr std::chrono::milliseconds kCrowdPause{1};
@@ -73,11 +75,16 @@ std::vector<Input> Server::gather() {
     return inbox;
 }
 
-// A lost connection says that it is worth a look; only a free lock says that nobody is left.
+// A lost connection says that it is worth a look; only a free lock says that nobody is left. The kernel closes the
+// connection of a dead one first, and an origin may be suspended meanwhile: so the next looks come soon.
 void Server::look_for_dead_actors(std::vector<Input>& inbox) {
     const std::int64_t now = time_now().monotonic_ms;
-    if (!actors_.peer_disconnected() && now < next_look_ms_) return;
-    next_look_ms_ = now + kLookMs;
+    if (actors_.peer_disconnected()) {
+        look_closely_until_ms_ = now + kCloseLooksMs;
+    } else if (now < next_look_ms_) {
+        return;
+    }
+    next_look_ms_ = now + (now < look_closely_until_ms_ ? kCloseLookMs : kLookMs);
     for (const std::string& incarnation : manager_.known_actors()) {
         if (actor_is_gone(folder_.actors(), incarnation)) inbox.emplace_back(ActorGone{incarnation});
     }

@@ -42,6 +42,7 @@ private:
     std::optional<ServerSocket> clients_;
     std::int64_t next_heartbeat_ms_ = 0;
     std::int64_t next_look_ms_ = 0;
+    std::int64_t look_closely_until_ms_ = 0;
 };
 
 Time time_now();

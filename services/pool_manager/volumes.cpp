@@ -20,6 +20,7 @@ constexpr std::uint64_t kSmallestXfsBytes = 300 * kMiB;
 constexpr std::uint64_t kSizeStep = 4096;
 constexpr std::int64_t kFirstBackOffMs = 200;
 constexpr std::int64_t kLongestBackOffMs = 30000;
+constexpr std::int64_t kResumeAgainMs = 1000;
 
 }  // namespace
 
@@ -271,28 +272,43 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
             continue;
         }
         const Result<void> again = count_attempt(operation, *outcome, schemas::CreateSnap::kType);
-        if (active) {
-            // It died with the origin suspended, perhaps: its writers wait for nothing else.
-            const std::uint32_t deaths = operation.deaths;
-            Result<void> resumed = co_await resume_origin(operation, origin);
-            if (!resumed) co_return resumed.error();
-            operation.deaths = deaths;  // The resume's answer says nothing of the snapshot.
-        }
+        // It died with the origin suspended, perhaps, whatever we believed of it: its writers wait for nothing else.
+        const std::uint32_t deaths = operation.deaths;
+        Result<void> resumed = co_await resume_origin(operation, origin);
+        if (!resumed) co_return resumed.error();
+        operation.deaths = deaths;  // The resume's answer says nothing of the snapshot.
         if (!again) co_return again.error();
     }
 }
 
+// Its suspender has answered, or is dead. Its writers hang meanwhile: so where that fails it is tried again, whatever
+// becomes of the operation.
 Task<void> PoolManager::resume_origin(Operation& operation, std::uint32_t origin) {
     schemas::Resume resume{pool_row_->spec.pool, origin};
     Result<schemas::Resume::Reply> resumed = co_await tell(operation, ActorKind::device, Urgency::watching, resume);
-    if (!resumed) co_return resumed.error();
-    if (resumed->error_number == 0) {
-        unfind("suspended", std::to_string(origin));
+    if (resumed && resumed->error_number == 0) {
+        unfind(FindingKind::suspended, std::to_string(origin));
         co_return {};
     }
-    find("suspended", std::to_string(origin),
-         fmt::format("its device stays suspended: {}", std::strerror(resumed->error_number)));
+    const std::string cause = resumed ? std::strerror(resumed->error_number) : resumed.error().message;
+    const bool goes_on = findings_.contains({FindingKind::suspended, std::to_string(origin)});
+    find(FindingKind::suspended, std::to_string(origin), "its device stays suspended: " + cause);
+    if (goes_on) co_return {};
+    Operation& again = new_operation("resume", std::to_string(origin));
+    again.role = Role::housekeeping;
+    begin(again, resume_until_done(again, origin));
     co_return {};
+}
+
+Task<std::string> PoolManager::resume_until_done(Operation& operation, std::uint32_t origin) {
+    while (findings_.contains({FindingKind::suspended, std::to_string(origin)})) {
+        co_await sleep_ms(kResumeAgainMs);
+        const NameLock lock = co_await names_.acquire(thin_key(origin), LockMode::exclusive);
+        operation.deaths = 0;
+        Result<void> resumed = co_await resume_origin(operation, origin);
+        if (!resumed) co_return resumed.error();
+    }
+    co_return "";
 }
 
 // Did an earlier attempt of this operation make the thin id that the pool has? Then its birth mark
@@ -314,7 +330,7 @@ Task<PoolManager::Ownership> PoolManager::whose(Operation& operation, VolumeRow 
 Result<void> PoolManager::take_new_thin_id(Operation& operation) {
     const std::uint32_t old = *operation.thin_id;
     TRY(store_.quarantine(old, "was in the pool before we made it"));
-    find("foreign_thin", std::to_string(old), "a thin id in the pool that is not ours; it is left alone");
+    find(FindingKind::foreign_thin, std::to_string(old), "a thin id in the pool that is not ours; it is left alone");
     const std::uint32_t next = TRY(store_.spend_thin_id());
     TRY(store_.move_volume(old, next));
     operation.thin_id = next;
@@ -469,7 +485,7 @@ Task<std::string> PoolManager::finish_removal(Operation& operation, std::string 
         if (deleted && *deleted) co_return encode(schemas::VolumeRemove::Reply{.existed = true});
         if (!deleted) {
             if (operation.deaths >= kMaxDeaths) co_return deleted.error();
-            find("removal", subject, deleted.error().message);
+            find(FindingKind::removal, subject, deleted.error().message);
         }
         operation.waiting_for = "its device to be closed";
         co_await sleep_ms(back_off_ms);
@@ -495,9 +511,9 @@ Task<bool> PoolManager::try_removal(Operation& operation, const std::string& sub
     }
     Result<bool> deleted = co_await delete_thin(operation, subject);
     if (!deleted || !*deleted) co_return deleted;
-    unfind("busy", subject);
-    unfind("removal", subject);
-    unfind("lost", subject);
+    unfind(FindingKind::busy, subject);
+    unfind(FindingKind::removal, subject);
+    unfind(FindingKind::lost, subject);
     lost_.erase(thin_id);
     devices_.erase(thin_id);
     Result<void> written = store_.delete_volume(thin_id);
@@ -517,7 +533,7 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
         if (*owner == Ownership::foreign) {
             Result<void> noted = store_.quarantine(row->thin_id, "a create that failed did not make it for certain");
             if (!noted) co_return noted.error();
-            find("foreign_thin", std::to_string(row->thin_id),
+            find(FindingKind::foreign_thin, std::to_string(row->thin_id),
                  "a thin id in the pool that is not ours; it is left alone");
         }
         if (*owner != Ownership::ours) co_return true;
@@ -530,10 +546,10 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
     if (outcome == Outcome::done) co_return true;
     if (outcome == Outcome::refused && reply->verdict.error_number == ENODATA) co_return true;
     if (reply->verdict.error_number == EBUSY) {
-        find("busy", subject,
+        find(FindingKind::busy, subject,
              fmt::format("removed, but its device is open: {}", fmt::join(holder_names(reply->holders), "; ")));
     } else if (outcome == Outcome::refused) {
-        find("removal", subject,
+        find(FindingKind::removal, subject,
              fmt::format("delete thin {}: {}", row->thin_id, std::strerror(reply->verdict.error_number)));
     }
     co_return false;
@@ -543,7 +559,7 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
 void PoolManager::undo(Operation& operation, const Error& error) {
     const auto row = operation.thin_id ? store_.volume(*operation.thin_id) : std::nullopt;
     if (operation.type == "volume.remove" || !row) {
-        find("parked", operation.subject, error.message);
+        find(FindingKind::parked, operation.subject, error.message);
         Result<void> kept = store_.set_attempts(operation.number, operation.attempts, operation.deaths);
         if (kept && !operation.request_id.empty()) {
             kept = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));

@@ -21,11 +21,6 @@ std::uint32_t next_thin_id(World& world) {
     return world.store().pool()->next_thin_id;
 }
 
-bool has_finding(World& world, const std::string& wanted) {
-    const auto list = findings(world);
-    return std::find(list.begin(), list.end(), wanted) != list.end();
-}
-
 schemas::VolumeRemove must_exist(const std::string& id) {
     schemas::VolumeRemove request = remove(id);
     request.must_exist = true;
@@ -168,10 +163,10 @@ TEST_CASE("a thin id that is there at the first attempt is somebody else's: it i
     REQUIRE(world.call(create("a", "base")));
     CHECK(show(world, "a").thin_id == theirs + 1);
     CHECK(world.store().quarantined().size() == 1);
-    CHECK(has_finding(world, fmt::format("foreign_thin {}", theirs)));
+    CHECK(has_finding(world, fmt::format("foreign-thin {}", theirs)));
     REQUIRE(world.call(remove_and_wait("a")));
     world.cut_power();
-    CHECK(has_finding(world, fmt::format("foreign_thin {}", theirs)));
+    CHECK(has_finding(world, fmt::format("foreign-thin {}", theirs)));
     CHECK(pool_of(world).core.thins.count(theirs) == 1);
 }
 
@@ -181,7 +176,7 @@ TEST_CASE("thin ids that somebody has made while no manager looked are left alon
     make_pool_and_base(world);
     world.cut_power();
     disk_of(world).thins[1000] = {.transaction_id = disk_of(world).transaction_id};
-    CHECK(has_finding(world, "foreign_thin 1000"));
+    CHECK(has_finding(world, "foreign-thin 1000"));
     REQUIRE(world.call(create("a", "base")));
     CHECK(show(world, "a").thin_id == 1001);
 }

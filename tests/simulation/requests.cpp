@@ -1,5 +1,6 @@
 #include "tests/simulation/requests.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 
@@ -106,6 +107,11 @@ std::vector<std::string> findings(World& world) {
         list.push_back(finding.kind + " " + finding.subject);
     }
     return list;
+}
+
+bool has_finding(World& world, const std::string& wanted) {
+    const auto list = findings(world);
+    return std::find(list.begin(), list.end(), wanted) != list.end();
 }
 
 std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise) {

@@ -36,6 +36,7 @@ void check_quiet(World& world);
 bool exists(World& world, const std::string& id);
 schemas::Volume show(World& world, const std::string& id);
 std::vector<std::string> findings(World& world);  // "kind subject".
+bool has_finding(World& world, const std::string& wanted);
 
 std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise);
 

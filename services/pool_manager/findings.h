@@ -1,0 +1,27 @@
+// What an operator should know and status shows until it is no longer true (schemas/bus.md has each in
+// words). Told by an event when it appears, and by another when it goes.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace cowslip {
+
+enum class FindingKind : std::uint8_t {
+    broken_lease,
+    busy,
+    foreign_thin,
+    frozen,
+    lost,
+    parked,
+    pool,
+    removal,
+    state_full,
+    suspended,
+    unchecked,
+};
+
+// "broken-lease": as on the wire.
+std::string_view to_string(FindingKind kind);
+
+}  // namespace cowslip
