@@ -105,6 +105,7 @@ Result<ConfigFile> read_config(const std::string& file, const std::vector<Number
     std::vector<Setting> settings = {{"state", &found.state},
                                      {"run", &found.run},
                                      {"log-level", &found.log_level, complain_about_level},
+                                     {"reconcile", &found.reconcile, complain_about_duration},
                                      {"socket", &found.socket},
                                      {"timeout", &found.timeout, complain_about_duration}};
     for (const NumberOption& option : own) settings.push_back({option.name, nullptr, {}, &option});
@@ -163,6 +164,7 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
         if (options.state.empty()) options.state = file->state;
         if (options.run.empty()) options.run = file->run;
         if (level->count() == 0 && !file->log_level.empty()) options.log_level = file->log_level;
+        if (!file->reconcile.empty()) options.reconcile = file->reconcile;
         for (std::size_t i = 0; i < own.size(); ++i) {
             if (flags[i]->count() > 0) *own[i].value = given[i];
         }

@@ -20,6 +20,7 @@ struct ServiceOptions {
     std::string state;  // COWSLIP_STATE; if neither it nor run is given, the host's default pool.
     std::string run;    // Empty: <state>/run.
     std::string log_level = "info";
+    std::string reconcile = "10m";  // In the file only: between two comparisons of store, pool and kernel.
 };
 
 // A program's own option: --name VALUE, or name = VALUE in the file.
@@ -36,8 +37,9 @@ struct ConfigFile {
     std::string state = {};
     std::string run = {};
     std::string log_level = {};
-    std::string socket = {};   // The command line's, as the rest.
-    std::string timeout = {};  // A duration, checked.
+    std::string reconcile = {};  // A duration, checked.
+    std::string socket = {};     // The command line's, as the rest.
+    std::string timeout = {};    // A duration, checked.
 };
 
 // invalid_argument with file, line and column.

@@ -125,6 +125,23 @@ struct ReadPoolStatus {
     MSGPACK_DEFINE_MAP(pool, superblock)
 };
 
+// Counts the times and thin ids of a loop pool's metadata anew, while nobody has it loaded: the n-th
+// volume gets thin id n + 1, the clock stands at the number of times that are left. The old metadata are
+// kept in DIR/pool/metadata.before-rewind. The new ones have transaction id `to`: where that is there
+// already, this has been done before. needs_repair: they cannot be read, or have other volumes.
+struct RewindClock {
+    static constexpr const char* kType = "device.rewind_clock";
+    struct Reply {
+        Superblock superblock;  // Of the new ones.
+        MSGPACK_DEFINE_MAP(superblock)
+    };
+    PoolSpec spec;
+    std::uint64_t confirmed = 0;  // The old ones' transaction id lies between this and `to`.
+    std::uint64_t to = 0;
+    std::uint64_t volumes = 0;
+    MSGPACK_DEFINE_MAP(spec, confirmed, to, volumes)
+};
+
 // Compare-and-swap of the pool's transaction id. EINVAL: it is not `from`; the status tells.
 struct SetTransactionId {
     static constexpr const char* kType = "device.set_transaction_id";
@@ -214,7 +231,8 @@ struct Deactivate {
     MSGPACK_DEFINE_MAP(pool, thin_id)
 };
 
-// Resumes the thin if it is there and suspended: its suspender is dead.
+// Resumes the thin, or the pool's own device (not an adopted one's), if it is there and suspended: its
+// suspender is dead.
 struct Resume {
     static constexpr const char* kType = "device.resume";
     struct Reply {
@@ -224,7 +242,8 @@ struct Resume {
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
-    MSGPACK_DEFINE_MAP(pool, thin_id)
+    bool pool_device = false;
+    MSGPACK_DEFINE_MAP(pool, thin_id, pool_device)
 };
 
 struct ActiveDevice {

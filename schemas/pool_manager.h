@@ -71,6 +71,18 @@ struct PoolStart : NoFields {
     using Reply = PoolStatus::Reply;
 };
 
+// Opens the pool's lifetimes again, its clock of snapshots and its thin ids, both of 24 bits: volumes keep
+// what they hold and get new thin ids. in_use unless the pool is stopped (system.cleanup) and nothing is
+// unfinished; unimplemented where its metadata lie in no file.
+struct PoolRewind : NoFields {
+    static constexpr const char* kType = "pool.rewind";
+    struct Reply {
+        std::uint64_t snapshots_taken = 0;  // From now on.
+        std::uint32_t next_thin_id = 0;
+        MSGPACK_DEFINE_MAP(snapshots_taken, next_thin_id)
+    };
+};
+
 // ---- volumes ---------------------------------------------------------------------------------
 
 struct Lease {
@@ -316,6 +328,25 @@ struct SystemCleanup : NoFields {
         std::vector<std::string> left;  // Volumes that were busy, with their holders. Empty: all is away.
         MSGPACK_DEFINE_MAP(leases_ended, left)
     };
+};
+
+// Compares what should be there (the store) with what is (the pool's thin ids, live devices, mounts),
+// while work goes on; what is being worked on is left out. in_use, unavailable, internal: it could not
+// be read, and nothing has changed.
+struct SystemFsck {
+    static constexpr const char* kType = "system.fsck";
+    struct Reply {
+        bool ok = false;                // Nothing was found, or nothing is left.
+        std::vector<Finding> findings;  // What is left, as system.status has it too; as many as fit.
+        std::vector<Finding> repaired;
+        std::uint64_t total = 0;     // Of findings.
+        bool pool_compared = false;  // False: the pool is not in service, or its list is held by another program.
+        MSGPACK_DEFINE_MAP(ok, findings, repaired, total, pool_compared)
+    };
+    // Put right what loses nothing: put away what nobody has open or a lease on, resume, bring leases
+    // back or end them, release a held metadata snapshot. Unknown thin ids are left alone in any case.
+    bool repair = false;
+    MSGPACK_DEFINE_MAP(repair)
 };
 
 struct EventSince {

@@ -54,7 +54,8 @@ CREATE TABLE volume (
 -- An accepted change that is not finished. Its row goes in the commit that finishes it.
 CREATE TABLE operation (
     number        INTEGER PRIMARY KEY,
-    type          TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool'),
+    type          TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool' OR
+                                       type = 'rewind'),
     thin_id       INTEGER,            -- Of the volume; NULL for the pool.
     request_id    TEXT,               -- Whose answer is owed; NULL once answered, or nobody's.
     body          BLOB NOT NULL,      -- The request's body, msgpack.

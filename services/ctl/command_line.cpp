@@ -137,6 +137,7 @@ void Grammar::add_pool_commands() {
     create->add_flag("--accept-no-zeroing", arguments_.accept_no_zeroing,
                      "adopt a pool that shows new volumes the data of old ones");
     command(*pool, "status", pool_status, "state, space and limits of the pool");
+    command(*pool, "rewind", pool_rewind, "open the limits of a stopped pool's life again");
     command(*pool, "start", pool_start, "bring a stopped pool back into service");
 }
 
@@ -200,6 +201,8 @@ void Grammar::add_service_commands() {
     text(wait, "OPERATION", arguments_.operation, "its number", "")->required();
     command("cleanup", service_cleanup, "end all leases, unmount everything and put the pool away");
     command("status", service_status, "the service, its pool, its work and its warnings");
+    CLI::App* fsck = command("fsck", service_fsck, "compare what should be there with what is");
+    fsck->add_flag("--repair", arguments_.repair, "and put right what loses nothing");
     CLI::App* event = command("events", events, "what happened, one event a line");
     text(event, "--since", arguments_.since, "only events after this number", "N");
     event->add_flag("--follow", arguments_.follow, "and go on with what happens");

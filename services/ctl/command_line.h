@@ -27,6 +27,7 @@ struct Arguments {
     bool force = false;
     bool remove = false;
     bool all_holders = false;
+    bool repair = false;
 
     std::string pool_name;
     std::string loop_size;

@@ -12,6 +12,7 @@ namespace cowslip::ctl {
 // pool_commands.cpp
 Result<int> pool_create(Session& session, const Arguments& arguments);
 Result<int> pool_status(Session& session, const Arguments& arguments);
+Result<int> pool_rewind(Session& session, const Arguments& arguments);
 Result<int> pool_start(Session& session, const Arguments& arguments);
 Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments);
 
@@ -42,6 +43,7 @@ std::vector<TreeLine> tree_lines(const std::vector<schemas::Volume>& volumes);
 // service_commands.cpp
 Result<int> service_status(Session& session, const Arguments& arguments);
 Result<int> service_cleanup(Session& session, const Arguments& arguments);
+Result<int> service_fsck(Session& session, const Arguments& arguments);
 Result<int> operation_list(Session& session, const Arguments& arguments);
 Result<int> operation_wait(Session& session, const Arguments& arguments);
 Result<std::uint64_t> parse_number(std::string_view what, const std::string& text);

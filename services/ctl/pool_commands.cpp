@@ -93,6 +93,15 @@ Result<int> pool_status(Session& session, const Arguments& /*arguments*/) {
     return print_pool(session.console(), TRY(session.call(schemas::PoolStatus{}, "read the pool's status")));
 }
 
+Result<int> pool_rewind(Session& session, const Arguments& /*arguments*/) {
+    const auto reply = TRY(session.call(schemas::PoolRewind{}, "rewind the pool"));
+    const Console& console = session.console();
+    if (console.json) console.print(to_json(reply));
+    console.note(fmt::format("{} snapshots are taken, the next thin id is {}; next: cowslip pool start",
+                             reply.snapshots_taken, reply.next_thin_id));
+    return 0;
+}
+
 Result<int> pool_start(Session& session, const Arguments& /*arguments*/) {
     return print_ready_pool(session.console(), TRY(session.call(schemas::PoolStart{}, "start the pool")));
 }

@@ -87,6 +87,28 @@ Result<int> service_cleanup(Session& session, const Arguments& /*arguments*/) {
         {{"left", reply.left}}};
 }
 
+// What is left is data, so the exit code alone says that it needs a repair.
+Result<int> service_fsck(Session& session, const Arguments& arguments) {
+    const auto reply = TRY(session.call(schemas::SystemFsck{.repair = arguments.repair}, "compare"));
+    const Console& console = session.console();
+    const int exit = reply.ok ? 0 : exit_code(Errc::needs_repair);
+    if (console.json) {
+        console.print(to_json(reply));
+        return exit;
+    }
+    for (const auto& finding : reply.repaired)
+        console.note(fmt::format("put right: {} {}", finding.kind, finding.subject));
+    Table table({"KIND", "SUBJECT", "DETAIL"});
+    for (const auto& finding : reply.findings) table.add({finding.kind, finding.subject, finding.detail});
+    if (!reply.ok) table.print(console);
+    if (reply.total > reply.findings.size()) {
+        console.note(fmt::format("{} of {}", reply.findings.size(), reply.total));
+    }
+    if (!reply.pool_compared) console.note("the pool's own list of thin ids was not compared");
+    if (reply.ok) console.note("store, pool, devices and mounts agree");
+    return exit;
+}
+
 Result<int> operation_list(Session& session, const Arguments& /*arguments*/) {
     const auto reply = TRY(session.call(schemas::OperationList{}, "list operations"));
     const auto status = TRY(session.call(schemas::SystemStatus{}, "read the service's status"));

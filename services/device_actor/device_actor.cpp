@@ -63,6 +63,7 @@ CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& 
     offer(&DeviceActor::start_pool);
     offer(&DeviceActor::stop_pool);
     offer(&DeviceActor::read_pool_status);
+    offer(&DeviceActor::rewind_clock);
     offer(&DeviceActor::set_transaction_id);
     offer(&DeviceActor::list_thins);
     offer(&DeviceActor::create_thin);
@@ -302,12 +303,16 @@ Result<schemas::Deactivate::Reply> DeviceActor::deactivate(const schemas::Deacti
 Result<schemas::Resume::Reply> DeviceActor::resume(const schemas::Resume& command) {
     TRY(check_thin_id(command.thin_id));
     TRY(check_ours(command.pool));
-    const DmDevice thin = thin_device(command.pool, command.thin_id);
+    if (command.pool_device && !is_own_pool(command.pool)) {
+        return Error{Errc::invalid_argument, "resume: an adopted pool is its owner's to resume"};
+    }
+    DmDevice device = thin_device(command.pool, command.thin_id);
+    if (command.pool_device) device = TRY(pool_device(command.pool));
     schemas::Resume::Reply reply;
-    const auto found = TRY(dm_.find(thin));
+    const auto found = TRY(dm_.find(device));
     if (!found || !found->suspended) return reply;
     reply.was_suspended = true;
-    reply.error_number = dm_.resume(thin);
+    reply.error_number = dm_.resume(device);
     return reply;
 }
 

@@ -37,6 +37,7 @@ public:
     Result<schemas::PoolState> start_pool(const schemas::StartPool& command);
     Result<schemas::PoolState> stop_pool(const schemas::StopPool& command);
     Result<schemas::PoolState> read_pool_status(const schemas::ReadPoolStatus& command);
+    Result<schemas::RewindClock::Reply> rewind_clock(const schemas::RewindClock& command);
     Result<schemas::Verdict> set_transaction_id(const schemas::SetTransactionId& command);
     Result<schemas::ListThins::Reply> list_thins(const schemas::ListThins& command);
 

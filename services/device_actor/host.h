@@ -55,6 +55,15 @@ public:
     // From the metadata snapshot that is held.
     virtual Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) = 0;
 
+    // Metadata of a loop pool that nobody has loaded: their times and thin ids counted anew (metadata_xml.h) into a
+    // copy, which takes their place in one step. They must have as many volumes as is said. An error has changed
+    // nothing.
+    struct Recount {
+        std::uint64_t transaction_id = 0;  // Of the copy.
+        std::uint64_t volumes = 0;
+    };
+    virtual Result<void> recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) = 0;
+
     virtual Result<std::string> device_path(const std::string& number) = 0;  // "7:0" -> "/dev/loop0"
     virtual Result<std::uint64_t> device_sectors(const std::string& path) = 0;
 

@@ -22,12 +22,15 @@ public:
     Result<ThinPoolSuperblock> read_superblock(const std::string& device) override;
     Result<void> zero_superblock(const std::string& device) override;
     Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) override;
+    Result<void> recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) override;
     Result<std::string> device_path(const std::string& number) override;
     Result<std::uint64_t> device_sectors(const std::string& path) override;
     std::vector<schemas::Holder> holders(dev_t device) override;
     void pause(std::chrono::milliseconds duration) override;
 
 private:
+    Result<void> run_tool(const std::vector<std::string>& arguments);
+
     PoolBacking backing_;
     int lock_;
 };

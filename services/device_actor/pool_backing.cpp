@@ -3,6 +3,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
 
 #include "common/files.h"
 #include "services/device_actor/block_device.h"
@@ -154,6 +157,40 @@ Result<void> PoolBacking::release(const schemas::PoolSpec& spec) const {
     if (spec.backing != kLoop) return {};
     TRY(detach_file(data_file()));
     return detach_file(metadata_file());
+}
+
+Result<std::string> PoolBacking::make_metadata_copy() const {
+    const Fd metadata = TRY(open_existing(metadata_file()));
+    const auto status = TRY(check_file(metadata, metadata_file()));
+    TRY(detach_file(metadata_copy_file()));
+    TRY(make_file(metadata_copy_file(), static_cast<std::uint64_t>(status.st_size) / kSectorBytes));
+    const Fd copy = TRY(open_existing(metadata_copy_file()));
+    return attach_loop_device(copy.get());
+}
+
+Result<void> PoolBacking::use_metadata_copy() const {
+    const Fd copy = TRY(open_existing(metadata_copy_file()));
+    if (const auto loop = TRY(find_loop_device(copy.get()))) {
+        const Fd device(open(loop->c_str(), O_RDWR | O_CLOEXEC));
+        if (!device || fsync(device.get()) != 0) return errno_error(errno, "sync '" + *loop + "'");
+    }
+    TRY(detach_file(metadata_copy_file()));
+    TRY(detach_file(metadata_file()));
+    if (fsync(copy.get()) != 0) return errno_error(errno, "sync '" + metadata_copy_file() + "'");
+    // An earlier one's; or a second name for these already, where somebody died right here.
+    if (unlink(old_metadata_file().c_str()) != 0 && errno != ENOENT) {
+        return errno_error(errno, "remove '" + old_metadata_file() + "'");
+    }
+    if (link(metadata_file().c_str(), old_metadata_file().c_str()) != 0) {
+        return errno_error(errno, "keep the metadata as '" + old_metadata_file() + "'");
+    }
+    TRY(sync_folder(folder_));
+    if (rename(metadata_copy_file().c_str(), metadata_file().c_str()) != 0) {
+        return errno_error(errno, "put '" + metadata_copy_file() + "' in its place");
+    }
+    // Which of them a power cut would leave is not known then: the next copy of the command finds out.
+    if (!sync_folder(folder_)) std::abort();
+    return {};
 }
 
 Result<void> PoolBacking::record_uuid(const std::string& uuid) const {

@@ -19,10 +19,18 @@ public:
     // Half of it is never seen, and it does not get lost again.
     Result<void> record_uuid(const std::string& uuid) const;
 
+    // A device over an empty file as large as the metadata, for a copy of a loop pool's; and that copy, written, in the
+    // place of the metadata, which are kept as `old_metadata_file`. At each moment one of them is there.
+    Result<std::string> make_metadata_copy() const;
+    Result<void> use_metadata_copy() const;
+
     std::string uuid_file() const { return folder_ + "/uuid"; }
     std::string devices_file() const { return folder_ + "/devices"; }
     std::string data_file() const { return folder_ + "/data"; }
     std::string metadata_file() const { return folder_ + "/metadata"; }
+    std::string metadata_copy_file() const { return folder_ + "/metadata.rewound"; }
+    std::string old_metadata_file() const { return folder_ + "/metadata.before-rewind"; }
+    std::string scratch_file(const std::string& name) const { return folder_ + "/" + name; }
 
 private:
     Result<Backing> make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;

@@ -42,7 +42,7 @@ Result<void> check_superblock(const ThinPoolSuperblock& found, const schemas::St
     } else {
         return {};
     }
-    return Error{Errc::needs_repair, "start pool: the metadata's superblock " + what + "; nothing was loaded"};
+    return Error{Errc::needs_repair, "the metadata's superblock " + what + "; nothing was loaded"};
 }
 
 Error step_failed(const char* what, const DmDevice& pool, int error_number) {
@@ -220,6 +220,31 @@ Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPool
     if (state.loaded && command.superblock) state.superblock = TRY(superblock(state.metadata_device));
     state.spec = {};
     return state;
+}
+
+Result<schemas::RewindClock::Reply> DeviceActor::rewind_clock(const schemas::RewindClock& command) {
+    TRY(check_spec(command.spec));
+    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    if (command.spec.backing == kPairBacking) {
+        return Error{Errc::unimplemented, "rewind: only where the metadata lie in a file (--loop) so far"};
+    }
+    if (command.spec.backing != kLoopBacking) {
+        return Error{Errc::invalid_argument, "rewind: an adopted pool is its owner's to rewind"};
+    }
+    if (TRY(dm_.find(pool))) {
+        return Error{Errc::in_use, fmt::format("rewind: the device of pool '{}' is still there", pool.name)};
+    }
+    const Backing backing = TRY(host_.find_backing(command.spec));
+    auto found = TRY(host_.read_superblock(backing.metadata_path));
+    if (!found.valid || found.transaction_id != command.to) {
+        TRY(check_superblock(found, {.spec = command.spec, .confirmed = command.confirmed, .planned = command.to}));
+        if (found.needs_check) return Error{Errc::needs_repair, "rewind: the metadata need a check first"};
+        TRY(host_.recount_metadata(command.spec, {.transaction_id = command.to, .volumes = command.volumes}));
+        const Backing recounted = TRY(host_.find_backing(command.spec));
+        found = TRY(host_.read_superblock(recounted.metadata_path));
+    }
+    TRY(host_.release_backing(command.spec));
+    return schemas::RewindClock::Reply{.superblock = message_of(found)};
 }
 
 Result<schemas::Verdict> DeviceActor::set_transaction_id(const schemas::SetTransactionId& command) {

@@ -39,6 +39,14 @@ Task<CommandOutcome> PoolManager::tell_once(Operation& operation, ActorKind kind
 template <class Message>
 Task<typename Message::Reply> PoolManager::tell(Operation& operation, ActorKind kind, Urgency urgency,
                                                 Message message) {
+    Message again = message;
+    co_return co_await tell(operation, kind, urgency, std::move(message), std::move(again));
+}
+
+// `again` is sent instead after an actor that may have carried it out.
+template <class Message>
+Task<typename Message::Reply> PoolManager::tell(Operation& operation, ActorKind kind, Urgency urgency, Message message,
+                                                Message again) {
     for (;;) {
         Result<CommandOutcome> outcome = co_await tell_once(operation, kind, urgency, message);
         if (!outcome) co_return outcome.error();
@@ -49,8 +57,9 @@ Task<typename Message::Reply> PoolManager::tell(Operation& operation, ActorKind 
             if (!outcome->body) co_return outcome->body.error();
             co_return decode_as<typename Message::Reply>(std::string_view(*outcome->body));
         }
-        Result<void> again = count_attempt(operation, *outcome, Message::kType);
-        if (!again) co_return again.error();
+        Result<void> counted = count_attempt(operation, *outcome, Message::kType);
+        if (!counted) co_return counted.error();
+        message = again;
     }
 }
 

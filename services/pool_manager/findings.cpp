@@ -26,6 +26,22 @@ std::string_view to_string(FindingKind kind) {
             return "suspended";
         case FindingKind::unchecked:
             return "unchecked";
+        case FindingKind::foreign_mount:
+            return "foreign-mount";
+        case FindingKind::held_snapshot:
+            return "held-snapshot";
+        case FindingKind::stray_device:
+            return "stray-device";
+        case FindingKind::stray_mount:
+            return "stray-mount";
+        case FindingKind::wrong_birth:
+            return "wrong-birth";
+        case FindingKind::wrong_size:
+            return "wrong-size";
+        case FindingKind::snapshot_clock:
+            return "snapshot-clock";
+        case FindingKind::thin_ids:
+            return "thin-ids";
     }
     return "";
 }

@@ -10,15 +10,23 @@ namespace cowslip {
 enum class FindingKind : std::uint8_t {
     broken_lease,
     busy,
+    foreign_mount,
     foreign_thin,
     frozen,
+    held_snapshot,
     lost,
     parked,
     pool,
     removal,
+    snapshot_clock,
     state_full,
+    stray_device,
+    stray_mount,
     suspended,
+    thin_ids,
     unchecked,
+    wrong_birth,
+    wrong_size,
 };
 
 // "broken-lease": as on the wire.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include <spdlog/spdlog.h>
@@ -11,6 +12,7 @@
 #include "common/files.h"
 #include "common/options.h"
 #include "common/signals.h"
+#include "common/size.h"
 #include "services/pool_manager/ballast.h"
 #include "services/pool_manager/server.h"
 #include "services/pool_manager/sync_counter.h"
@@ -43,6 +45,7 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     manager_options.account = account.name;
     manager_options.pid = static_cast<std::uint32_t>(::getpid());
     manager_options.mounts_folder = folder.mounts();
+    manager_options.reconcile_ms = std::max<std::int64_t>(TRY(parse_duration(options.reconcile)).count(), 1000);
     manager_options.has_room = [] { return Ballast::take("ballast").there(); };
     manager_options.process_counters = [] {
         return std::map<std::string, std::uint64_t>{{"store_syncs", count_syncs()}};

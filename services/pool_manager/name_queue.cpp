@@ -9,6 +9,15 @@ void NameLock::release() {
     queue_ = nullptr;
 }
 
+NameRecord::NameRecord(NameQueue& queue) : queue_(queue) {
+    for (const auto& [key, line] : queue.lines_) keys_.insert(key);
+    queue.records_.insert(this);
+}
+
+NameRecord::~NameRecord() {
+    queue_.records_.erase(this);
+}
+
 std::uint64_t NameQueue::enqueue(std::vector<LockRequest> set) {
     // One place per key: a clone named like its parent would otherwise wait for itself.
     std::sort(set.begin(), set.end(), [](const LockRequest& a, const LockRequest& b) {
@@ -18,7 +27,10 @@ std::uint64_t NameQueue::enqueue(std::vector<LockRequest> set) {
               set.end());
 
     const std::uint64_t number = next_ticket_++;
-    for (const auto& [key, mode] : set) lines_[key].push_back({number, mode});
+    for (const auto& [key, mode] : set) {
+        lines_[key].push_back({number, mode});
+        for (NameRecord* record : records_) record->keys_.insert(key);
+    }
     Ticket& ticket = tickets_[number];
     ticket.set = std::move(set);
     ticket.granted = heads_every_line(number, ticket);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <list>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,21 @@ private:
     std::uint64_t ticket_ = 0;
 };
 
+// What was held or wanted at any time while this was there: what is not in it, nobody has worked on meanwhile.
+class NameRecord {
+public:
+    explicit NameRecord(NameQueue& queue);
+    NameRecord(const NameRecord&) = delete;
+    NameRecord& operator=(const NameRecord&) = delete;
+    ~NameRecord();
+    const std::set<std::string>& keys() const { return keys_; }
+
+private:
+    friend class NameQueue;
+    NameQueue& queue_;
+    std::set<std::string> keys_;
+};
+
 class NameQueue {
 public:
     explicit NameQueue(ReadyQueue& ready) : ready_(ready) {}
@@ -72,6 +88,7 @@ public:
 
 private:
     friend class NameLock;
+    friend class NameRecord;
     struct Ticket {
         std::vector<LockRequest> set;
         bool granted = false;
@@ -89,6 +106,7 @@ private:
     std::uint64_t next_ticket_ = 1;
     std::map<std::uint64_t, Ticket> tickets_;
     std::map<std::string, std::list<Place>> lines_;
+    std::set<NameRecord*> records_;
 };
 
 }  // namespace cowslip

@@ -135,6 +135,7 @@ Task<std::string> PoolManager::watch(Operation& operation) {
         if (!state || !pool_.loaded) continue;
         if (state->superblock.valid) pool_.snapshots_taken = state->superblock.time;
         take_status(operation, 0, state->status);
+        look_at_lifetimes();
         if (creates_in_generation_ > 0 && now_.monotonic_ms - generation_opened_ms_ > kGenerationMs) begin_generation();
     }
 }
@@ -305,7 +306,7 @@ Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::P
 
 // An adopted pool should be empty; with force, what is in it is left alone for good.
 Task<void> PoolManager::adopt_thins(Operation& operation, bool force) {
-    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation);
+    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation, Held::keep);
     if (!thins) co_return thins.error();
     if (thins->empty()) co_return {};
     if (!force) {
@@ -380,47 +381,45 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     co_return {};
 }
 
-// Rows against the thin ids that the pool has. A thin id without a row is reported and left alone, a
-// row without its thin id is lost; and the next id lies above both.
+// Rows against the thin ids that the pool has, before anybody may use it. The next id lies above both.
 Task<void> PoolManager::compare_thins(Operation& operation) {
-    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation);
+    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation, Held::release);
     if (!thins) co_return thins.error();
-    std::set<std::uint32_t> in_pool;
-    for (const auto& thin : *thins) in_pool.insert(thin.thin_id);
-    std::set<std::uint32_t> known;
-    for (const auto& [thin_id, reason] : store_.quarantined()) known.insert(thin_id);
-    lost_.clear();
-    for (const auto& row : store_.thin_ids()) {
-        known.insert(row.thin_id);
-        if (row.state != "ready" || in_pool.contains(row.thin_id)) continue;
-        lost_.insert(row.thin_id);
-        find(FindingKind::lost, row.name.value_or(fmt::format("thin {}", row.thin_id)),
-             fmt::format("the pool does not have its thin id {}", row.thin_id));
+    unfind(FindingKind::unchecked, pool_row_->name);
+    if (!thins->empty()) {
+        Result<void> raised = store_.raise_next_thin_id(std::max(thins->back().thin_id + 1, kFirstThinId));
+        if (!raised) co_return raised.error();
     }
-    for (const std::uint32_t thin_id : in_pool) {
-        if (known.contains(thin_id)) continue;
-        find(FindingKind::foreign_thin, std::to_string(thin_id),
-             "a thin id in the pool that the store does not know; it is left alone");
-        Result<void> written = store_.quarantine(thin_id, "without a row when the pool was started");
-        if (!written) co_return written.error();
-    }
-    if (in_pool.empty()) co_return {};
-    co_return store_.raise_next_thin_id(*in_pool.rbegin() + 1);
+    KernelView kernel;
+    kernel.thins.emplace();
+    for (const auto& thin : *thins) kernel.thins->emplace(thin.thin_id, thin);
+    const Views views = views_at_start(std::move(kernel));
+    co_return settle(views, compare(views));
 }
 
-Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operation) {
+Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operation, Held held) {
     const NameLock lock = co_await names_.acquire(kMetadataSnapKey, LockMode::exclusive);
     std::vector<schemas::ThinDevice> thins;
+    const bool own = pool_row_->spec.backing != "adopted";
     schemas::ListThins command;
     command.pool = pool_row_->spec.pool;
-    // One that is held was left by a dead actor: this key is held, and no older actor is left.
-    command.release_held = pool_row_->spec.backing != "adopted";
+    // This key is held: so it is a dead actor's, or somebody else's, who may be reading it.
+    command.release_held = own && held == Held::release;
     for (;;) {
-        Result<schemas::ListThins::Reply> page = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+        schemas::ListThins again = command;
+        again.release_held = own;  // What is held then is what the dead actor had reserved.
+        Result<schemas::ListThins::Reply> page =
+            co_await tell(operation, ActorKind::device, Urgency::awaited, command, again);
         if (!page) co_return page.error();
         const Outcome outcome = take_verdict(operation, page->verdict);
         if (outcome == Outcome::unknown || !pool_.writable)
             co_return Error{Errc::unavailable, "read the pool's own list of thin ids: the pool is not in service"};
+        if (page->verdict.error_number == EBUSY) {
+            co_return Error{Errc::in_use,
+                            fmt::format("read the pool's own list of thin ids: another program holds a metadata "
+                                        "snapshot{}",
+                                        own ? "; `cowslip fsck --repair` releases it" : "")};
+        }
         if (outcome == Outcome::refused)
             co_return errno_error(page->verdict.error_number, "read the pool's own list of thin ids");
         thins.insert(thins.end(), page->thins.begin(), page->thins.end());

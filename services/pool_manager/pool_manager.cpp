@@ -401,7 +401,9 @@ void PoolManager::register_handlers() {
     change(&PoolManager::detach_volume, &schemas::VolumeDetach::id);
     change(&PoolManager::create_pool);
     change(&PoolManager::start_pool_request);
+    change(&PoolManager::rewind_pool);
     change(&PoolManager::cleanup);
+    change(&PoolManager::fsck);
     change(&PoolManager::wait_for_operation);
     query(&PoolManager::pool_status);
     query(&PoolManager::exists);

@@ -7,7 +7,8 @@
 //
 // Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; leases.cpp get, put,
 // attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
-// recovery.cpp the start; queries.cpp what changes nothing.
+// lifetime.cpp its clock and thin ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the start;
+// queries.cpp what changes nothing.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +31,11 @@
 #include "schemas/pool_manager.h"
 #include "services/pool_manager/actors.h"
 #include "services/pool_manager/findings.h"
+#include "services/pool_manager/keys.h"
 #include "services/pool_manager/name_queue.h"
 #include "services/pool_manager/store.h"
 #include "services/pool_manager/task.h"
+#include "services/pool_manager/views.h"
 
 namespace cowslip {
 
@@ -73,10 +76,11 @@ struct ManagerOptions {
     std::string account;
     std::string mounts_folder;  // DIR/mnt, absolute.
     std::uint32_t pid = 0;
-    std::size_t max_operations = 4096;  // Accepted and waiting, together; past it: busy.
-    std::size_t max_behind = 1024;      // Removals behind their reply; past it rm waits.
-    std::size_t max_idle_devices = 32;  // Kept active without a lease, in case they are asked for again.
-    std::int64_t idle_ms = 2000;        // For how long.
+    std::size_t max_operations = 4096;   // Accepted and waiting, together; past it: busy.
+    std::size_t max_behind = 1024;       // Removals behind their reply; past it rm waits.
+    std::size_t max_idle_devices = 32;   // Kept active without a lease, in case they are asked for again.
+    std::int64_t idle_ms = 2000;         // For how long.
+    std::int64_t reconcile_ms = 600000;  // Between two comparisons of store, pool and kernel.
     // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
     std::function<bool()> has_room = [] { return true; };
     std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
@@ -256,6 +260,9 @@ private:
     Task<CommandOutcome> tell_once(Operation& operation, ActorKind kind, Urgency urgency, Message message);
     template <class Message>
     Task<typename Message::Reply> tell(Operation& operation, ActorKind kind, Urgency urgency, Message message);
+    template <class Message>
+    Task<typename Message::Reply> tell(Operation& operation, ActorKind kind, Urgency urgency, Message message,
+                                       Message again);
     Result<void> count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what);
     Result<void> forget_deaths(Operation& operation);
     Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names);
@@ -284,7 +291,9 @@ private:
     Task<void> bring_up_pool(Operation& operation);  // With kStartKey taken.
     std::size_t removals_behind() const;
     Task<void> compare_thins(Operation& operation);
-    Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation);
+    // Of a metadata snapshot that is held already: release it, or leave it (in_use).
+    enum class Held : std::uint8_t { release, keep };
+    Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation, Held held);
     Task<std::string> cleanup(Operation& operation, schemas::SystemCleanup request);
     Task<std::string> put_away_for_cleanup(Operation& operation, std::uint32_t thin_id, std::vector<std::string>* left);
     Task<std::string> watch(Operation& operation);
@@ -297,18 +306,41 @@ private:
     }
     void freeze(const std::string& reason);
 
+    // lifetime.cpp
+    void look_at_lifetimes();
+    void tell_lifetime(FindingKind kind, const char* what, std::uint64_t used);
+    Result<void> check_clock() const;
+    Task<std::string> rewind_pool(Operation& operation, schemas::PoolRewind request);
+    Task<std::string> resume_rewind(Operation& operation);
+    Task<std::string> carry_out_rewind(Operation& operation);
+
+    // reconcile.cpp
+    Task<std::string> fsck(Operation& operation, schemas::SystemFsck request);
+    Task<std::string> reconcile_now_and_then(Operation& operation);
+    Task<std::vector<Difference>> reconcile(Operation& operation, Held held);
+    StoreView store_view();
+    Views views_at_start(KernelView seen);
+    std::set<std::uint32_t> unfinished_thin_ids() const;
+    Task<void> read_devices(Operation& operation, KernelView* view);
+    Task<void> read_mounts(Operation& operation, KernelView* view);
+    Task<void> find_suspended_pool(Operation& operation, std::vector<Difference>* differences);
+    void remember(const Views& views);
+    Result<void> settle(const Views& views, const std::vector<Difference>& differences);
+    Task<void> repair(Operation& operation, std::vector<Difference> differences);
+    Task<std::string> repair_one(Operation& operation, Difference difference);
+    Task<std::string> resume_pool(Operation& operation);
+    Task<std::string> restore_or_end_leases(Operation& operation, std::uint32_t thin_id);
+
     // recovery.cpp
     Task<std::string> recover(Operation& operation);
-    Task<void> look_at_kernel(Operation& operation, std::vector<schemas::MountedVolume>* mounts);
-    Task<void> look_at_devices(Operation& operation);
-    Task<void> look_at_mounts(Operation& operation, std::vector<schemas::MountedVolume>* mounts);
+    Task<void> look_at_kernel(Operation& operation, KernelView* seen);
     Task<void> restore_leases(Operation& operation);
     Task<std::string> restore_lease(Operation& operation, VolumeRow row, LeaseRow lease);
     Result<void> end_leases_of_an_older_kernel();
     void resume_operations();
     Task<std::string> resume_create(Operation& operation, std::string body);
     Task<std::string> resume_create_pool(Operation& operation, std::string body);
-    void put_away_strays(const std::vector<schemas::MountedVolume>& mounts);
+    void put_away_strays(const KernelView& seen);
     Task<std::string> put_away_directory(Operation& operation, schemas::MountedVolume found);
 
     // queries.cpp
@@ -343,8 +375,10 @@ private:
     std::optional<PoolRow> pool_row_;  // A copy of the row.
     PoolView pool_;
     std::map<std::uint32_t, Device> devices_;
-    std::set<std::uint32_t> lost_;                                         // Rows whose thin id the pool does not have.
+    std::set<std::uint32_t> lost_;      // Rows whose thin id the pool does not have.
+    std::set<std::uint32_t> resuming_;  // Devices that could not be resumed, and are tried again.
     std::map<std::pair<FindingKind, std::string>, std::string> findings_;  // With the subject; details.
+    std::map<FindingKind, unsigned> told_levels_;                          // Percent of the pool's lifetimes.
     std::uint64_t creates_in_generation_ = 0;
     std::int64_t generation_opened_ms_ = 0;
 
@@ -370,17 +404,6 @@ private:
     std::map<std::uint64_t, std::unique_ptr<Operation>> operations_;
     std::vector<std::uint64_t> finished_;
 };
-
-// Keys of the name queue.
-inline std::string volume_key(std::string_view name) {
-    return "v:" + std::string(name);
-}
-inline std::string thin_key(std::uint32_t thin_id) {
-    return "t:" + std::to_string(thin_id);
-}
-inline constexpr const char* kPoolKey = "p";
-inline constexpr const char* kStartKey = "s";         // Starting the pool; taken by one who holds kPoolKey.
-inline constexpr const char* kMetadataSnapKey = "m";  // One metadata snapshot per pool.
 
 inline constexpr std::uint32_t kMaxDeaths = 3;
 

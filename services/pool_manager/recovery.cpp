@@ -36,6 +36,9 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     Operation& watcher = new_operation("watch", "");
     watcher.role = Role::housekeeping;
     begin(watcher, watch(watcher));
+    Operation& comparison = new_operation("compare", "");
+    comparison.role = Role::housekeeping;
+    begin(comparison, reconcile_now_and_then(comparison));
 }
 
 Task<std::string> PoolManager::recover(Operation& operation) {
@@ -43,14 +46,14 @@ Task<std::string> PoolManager::recover(Operation& operation) {
         operation.waiting_for = "actors of an older manager";
         co_await actors_changed_.wait();
     }
-    std::vector<schemas::MountedVolume> mounts;
+    KernelView seen;
     if (pool_row_ && pool_row_->state == "ready") {
         // Nobody is let in before it is known what is active and mounted, with or without its pool: a put would
         // find nothing to unmount.
         for (;;) {
-            Result<void> seen = co_await look_at_kernel(operation, &mounts);
-            if (seen) break;
-            spdlog::error("not ready, asking again: {}", seen.error().message);
+            Result<void> looked = co_await look_at_kernel(operation, &seen);
+            if (looked) break;
+            spdlog::error("not ready, asking again: {}", looked.error().message);
             co_await sleep_ms(kAskAgainMs);
         }
         const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
@@ -67,43 +70,33 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     Result<void> written = store_.set_boot_id(options_.boot_id);
     if (!written) co_return written.error();
     resume_operations();
-    put_away_strays(mounts);
+    if (seen.live_read) put_away_strays(seen);
     event("service.started", "", {{"pid", std::to_string(options_.pid)}});
     ready_to_serve_ = true;
     co_return "";
 }
 
-Task<void> PoolManager::look_at_kernel(Operation& operation, std::vector<schemas::MountedVolume>* mounts) {
-    devices_.clear();
-    mounts->clear();
-    Result<void> seen = co_await look_at_devices(operation);
-    if (seen) seen = co_await look_at_mounts(operation, mounts);
-    co_return seen;
-}
-
-Task<void> PoolManager::look_at_devices(Operation& operation) {
-    schemas::ListActive command;
-    command.pool = pool_row_->spec.pool;
-    bool any = false;
-    for (;;) {
-        Result<schemas::ListActive::Reply> page =
-            co_await tell(operation, ActorKind::device, Urgency::awaited, command);
-        if (!page) co_return page.error();
-        for (const auto& found : page->devices) {
-            any = true;
-            // Of an origin whose actor died in between; or made and never loaded: put away as a stray.
-            if (found.suspended) {
-                Result<void> resumed = co_await resume_origin(operation, found.thin_id);
-                if (!resumed) co_return resumed.error();
-            }
-            devices_[found.thin_id] =
-                Device{.path = found.path, .read_only = found.read_only, .complete = found.live_table};
-        }
-        if (!page->more || page->devices.empty()) break;
-        command.after_thin_id = page->devices.back().thin_id;
+Task<void> PoolManager::look_at_kernel(Operation& operation, KernelView* seen) {
+    *seen = {};
+    Result<void> read = co_await read_devices(operation, seen);
+    if (!read) co_return read.error();
+    for (auto& [thin_id, found] : seen->devices) {
+        // Of an origin whose actor died in between; or made and never loaded: put away as a stray.
+        if (!found.suspended) continue;
+        Result<void> resumed = co_await resume_origin(operation, thin_id);
+        if (!resumed) co_return resumed.error();
+        found.suspended = false;
     }
     // Live devices of ours outrank the boot id: a container may be given another one.
-    if (!any && store_.boot_id() != options_.boot_id) co_return end_leases_of_an_older_kernel();
+    if (seen->devices.empty() && store_.boot_id() != options_.boot_id) {
+        Result<void> ended = end_leases_of_an_older_kernel();
+        if (!ended) co_return ended.error();
+    }
+    read = co_await read_mounts(operation, seen);
+    if (!read) co_return read.error();
+    seen->live_read = true;
+    devices_.clear();
+    remember(views_at_start(*seen));
     co_return {};
 }
 
@@ -116,27 +109,6 @@ Result<void> PoolManager::end_leases_of_an_older_kernel() {
         TRY(store_.delete_leases(thin_id));
     }
     return {};
-}
-
-Task<void> PoolManager::look_at_mounts(Operation& operation, std::vector<schemas::MountedVolume>* mounts) {
-    schemas::ListMounts command;
-    for (;;) {
-        Result<schemas::ListMounts::Reply> page = co_await tell(operation, ActorKind::mount, Urgency::awaited, command);
-        if (!page) co_return page.error();
-        for (const auto& found : page->mounts) {
-            mounts->push_back(found);
-            const auto thin_id = parse_thin_dm_uuid(pool_row_->spec.pool.uuid, found.dm_uuid);
-            const auto device = thin_id ? devices_.find(*thin_id) : devices_.end();
-            if (device == devices_.end()) continue;
-            device->second.mount_path = options_.mounts_folder + "/" + found.directory + "/rootfs";
-            device->second.directory = found.directory;
-            device->second.mount_read_only = found.read_only;
-            device->second.mount_label = found.mount_label;
-        }
-        if (!page->more || page->mounts.empty()) break;
-        command.after = page->mounts.back().directory;
-    }
-    co_return {};
 }
 
 // A lease whose mount or device is missing under the same kernel is made true again, by the ordinary
@@ -217,6 +189,10 @@ void PoolManager::resume_operations() {
                 resumed.type = schemas::VolumeRemove::kType;
                 begin_removal(row.number, *row.thin_id, resumed.subject, resumed.attempts);
                 break;
+            case OperationType::rewind:
+                resumed.type = schemas::PoolRewind::kType;
+                begin(resumed, resume_rewind(resumed));
+                break;
             case OperationType::create_pool:
                 resumed.type = schemas::PoolCreate::kType;
                 begin(resumed, resume_create_pool(resumed, row.body));
@@ -244,17 +220,14 @@ Task<std::string> PoolManager::resume_create_pool(Operation& operation, std::str
 }
 
 // What nobody has a lease on is put away, unless somebody has it open.
-void PoolManager::put_away_strays(const std::vector<schemas::MountedVolume>& mounts) {
-    for (const auto& found : mounts) {
-        const auto thin_id = parse_thin_dm_uuid(pool_row_->spec.pool.uuid, found.dm_uuid);
-        if (!found.dm_uuid.empty() && !thin_id) continue;  // Not ours.
-        if (thin_id && !store_.leases(*thin_id).empty()) continue;
-        Operation& operation = new_operation("put_away", found.id.empty() ? found.directory : found.id);
+void PoolManager::put_away_strays(const KernelView& seen) {
+    for (const Difference& difference : compare(views_at_start(seen))) {
+        if (difference.kind == FindingKind::stray_device) begin_put_away(difference.thin_id);
+        if (difference.kind == FindingKind::foreign_mount) find(difference.kind, difference.subject, difference.detail);
+        if (difference.kind != FindingKind::stray_mount) continue;
+        Operation& operation = new_operation("put_away", difference.subject);
         operation.role = Role::behind;
-        begin(operation, put_away_directory(operation, found));
-    }
-    for (auto& [thin_id, device] : devices_) {
-        if (store_.leases(thin_id).empty() && device.mount_path.empty()) begin_put_away(thin_id);
+        begin(operation, put_away_directory(operation, *difference.mount));
     }
 }
 

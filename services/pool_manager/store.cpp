@@ -55,7 +55,7 @@ LeaseRow read_lease(const Query& row, int first) {
             .taken_at = row.integer(first + 4)};
 }
 
-constexpr std::array<std::string_view, 4> kOperationTypes = {"create", "template", "remove", "create_pool"};
+constexpr std::array<std::string_view, 5> kOperationTypes = {"create", "template", "remove", "create_pool", "rewind"};
 
 OperationType parse_operation_type(std::string_view word) {
     for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
@@ -227,10 +227,39 @@ Result<std::uint32_t> Store::spend_thin_id() {
         id = static_cast<std::uint32_t>(query.integer(0));
     }
     if (id > kLastThinId) {
-        return Error{Errc::no_space, "all 16777215 thin ids of the pool are used up, and none is used twice"};
+        return Error{Errc::no_space,
+                     "all 16777215 thin ids of the pool are used up: `cowslip cleanup`, then `cowslip pool rewind`"};
     }
     TRY(database_.query("UPDATE pool SET next_thin_id = ?").bind(id + 1).run());
     return id;
+}
+
+// In their order, so none gets an id that another has still.
+Result<std::uint32_t> Store::count_thin_ids_anew() {
+    std::uint32_t next = kFirstThinId;
+    std::map<std::uint32_t, std::uint32_t> counted;
+    for (const VolumeRow& row : thin_ids()) counted[row.thin_id] = 0;
+    for (auto& [old, anew] : counted) {
+        anew = next++;
+        TRY(database_.query("UPDATE volume SET thin_id = ? WHERE thin_id = ?").bind(anew).bind(old).run());
+    }
+    // An origin that is gone is none any more: its id would be another's.
+    std::map<std::uint32_t, std::uint32_t> origins;
+    {
+        Query query = database_.query("SELECT thin_id, origin_id FROM volume WHERE origin_id IS NOT NULL");
+        while (query.next()) {
+            origins[static_cast<std::uint32_t>(query.integer(0))] = static_cast<std::uint32_t>(query.integer(1));
+        }
+    }
+    for (const auto& [thin_id, origin] : origins) {
+        Query query = database_.query("UPDATE volume SET origin_id = ? WHERE thin_id = ?");
+        const auto found = counted.find(origin);
+        found != counted.end() ? query.bind(found->second) : query.bind_null();
+        query.bind(thin_id);
+        TRY(query.run());
+    }
+    TRY(database_.query("UPDATE pool SET next_thin_id = ?").bind(next).run());
+    return next;
 }
 
 Result<void> Store::raise_next_thin_id(std::uint32_t least) {
@@ -271,13 +300,16 @@ std::vector<VolumeRow> Store::list_volumes(std::string_view after, std::uint32_t
 }
 
 std::vector<VolumeRow> Store::thin_ids() {
-    Query query = database_.query("SELECT thin_id, name, state FROM volume");
+    Query query = database_.query("SELECT thin_id, name, state, size_sectors, born_min, born_max FROM volume");
     std::vector<VolumeRow> rows;
     while (query.next()) {
         VolumeRow row;
         row.thin_id = static_cast<std::uint32_t>(query.integer(0));
         if (!query.is_null(1)) row.name = query.text(1);
         row.state = query.text(2);
+        row.size_sectors = query.uinteger(3);
+        row.born_min = query.uinteger(4);
+        row.born_max = query.uinteger(5);
         rows.push_back(std::move(row));
     }
     return rows;
@@ -533,6 +565,10 @@ Result<void> Store::quarantine(std::uint32_t thin_id, const std::string& reason)
         .bind(reason)
         .bind(now_)
         .run();
+}
+
+Result<void> Store::end_quarantine(std::uint32_t thin_id) {
+    return database_.query("DELETE FROM quarantine WHERE thin_id = ?").bind(thin_id).run();
 }
 
 std::vector<std::pair<std::uint32_t, std::string>> Store::quarantined() {

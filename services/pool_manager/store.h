@@ -62,7 +62,7 @@ struct NamedLease {
     LeaseRow lease;
 };
 
-enum class OperationType : std::uint8_t { create, template_, remove, create_pool };
+enum class OperationType : std::uint8_t { create, template_, remove, create_pool, rewind };
 
 struct OperationRow {
     std::uint64_t number = 0;
@@ -114,12 +114,14 @@ public:
     Result<void> delete_pool();
     // Spends the next id for good; no_space when the 24 bits are used up.
     Result<std::uint32_t> spend_thin_id();
+    // The n-th volume gets thin id n + 1, as in the metadata after a rewind; nobody has a lease. Gives the next one.
+    Result<std::uint32_t> count_thin_ids_anew();
     Result<void> raise_next_thin_id(std::uint32_t least);
 
     std::optional<VolumeRow> find_volume(std::string_view name);
     std::optional<VolumeRow> volume(std::uint32_t thin_id);
     std::optional<VolumeRow> find_template(std::string_view key);
-    std::vector<VolumeRow> thin_ids();  // All of them; only thin_id, name and state are filled in.
+    std::vector<VolumeRow> thin_ids();  // All of them; only thin_id, name, state, size and births are filled in.
     std::vector<VolumeRow> list_volumes(std::string_view after, std::uint32_t limit);
     std::uint64_t count_ready_volumes();
     Result<void> insert_volume(const VolumeRow& row);
@@ -160,6 +162,7 @@ public:
     std::uint64_t oldest_event_seq();
 
     Result<void> quarantine(std::uint32_t thin_id, const std::string& reason);
+    Result<void> end_quarantine(std::uint32_t thin_id);  // It is not in the pool any more.
     std::vector<std::pair<std::uint32_t, std::string>> quarantined();
 
 private:

@@ -109,6 +109,7 @@ Result<VolumeRow> PoolManager::plan_volume(const schemas::VolumeCreate& request)
     } else if (row.fs == "xfs" && size < kSmallestXfsBytes) {
         return Error{Errc::invalid_argument, "size: xfs takes at least 300 MiB"};
     }
+    if (!request.parent.empty() || row.fs != "none") TRY(check_clock());  // It is a clone, if only of a template.
     if (request.get && row.fs == "none")
         return Error{Errc::invalid_argument, "a volume without a file system has no mount: use attach"};
     if (row.fs == "none") row.fs_sectors = row.size_sectors;
@@ -291,9 +292,8 @@ Task<void> PoolManager::resume_origin(Operation& operation, std::uint32_t origin
         co_return {};
     }
     const std::string cause = resumed ? std::strerror(resumed->error_number) : resumed.error().message;
-    const bool goes_on = findings_.contains({FindingKind::suspended, std::to_string(origin)});
     find(FindingKind::suspended, std::to_string(origin), "its device stays suspended: " + cause);
-    if (goes_on) co_return {};
+    if (!resuming_.insert(origin).second) co_return {};
     Operation& again = new_operation("resume", std::to_string(origin));
     again.role = Role::housekeeping;
     begin(again, resume_until_done(again, origin));
@@ -306,15 +306,16 @@ Task<std::string> PoolManager::resume_until_done(Operation& operation, std::uint
         const NameLock lock = co_await names_.acquire(thin_key(origin), LockMode::exclusive);
         operation.deaths = 0;
         Result<void> resumed = co_await resume_origin(operation, origin);
-        if (!resumed) co_return resumed.error();
+        if (!resumed) break;
     }
+    resuming_.erase(origin);
     co_return "";
 }
 
 // Did an earlier attempt of this operation make the thin id that the pool has? Then its birth mark
 // fits, and nothing has been written to it yet.
 Task<PoolManager::Ownership> PoolManager::whose(Operation& operation, VolumeRow row) {
-    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation);
+    Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation, Held::release);
     if (!thins) co_return thins.error();
     const auto find_thin = [&](std::uint32_t id) {
         return std::find_if(thins->begin(), thins->end(), [&](const auto& thin) { return thin.thin_id == id; });

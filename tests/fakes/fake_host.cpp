@@ -141,6 +141,22 @@ Result<std::vector<ThinListEntry>> FakeHost::list_thins(const std::string& metad
     return Error{Errc::internal, "no metadata snapshot is held"};
 }
 
+Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) {
+    static_cast<void>(TRY(find_backing(spec)));
+    kernel_.effect("recount into a copy");
+    FakeMetadata copy = kernel_.media.at(kMetadataFile).metadata;
+    std::map<std::uint32_t, FakeThin> thins;
+    std::uint32_t next = 2;
+    for (const auto& [id, thin] : copy.thins) thins[id < 2 ? id : next++] = thin;
+    if (next - 2 != wanted.volumes) return Error{Errc::needs_repair, "the pool has other volumes than the store"};
+    copy.thins = std::move(thins);
+    copy.time = static_cast<std::uint32_t>(copy.thins.size());
+    copy.transaction_id = wanted.transaction_id;
+    kernel_.effect("use the copy");
+    kernel_.media.at(kMetadataFile).metadata = std::move(copy);
+    return {};
+}
+
 Result<std::string> FakeHost::device_path(const std::string& number) {
     for (const auto& [path, device] : kernel_.blocks) {
         if (device_number(device.number) == number) return path;

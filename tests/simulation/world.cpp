@@ -473,8 +473,14 @@ CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command
     MountActor actor(hooked);
     const auto result = actor.handle(command.type, command.body);
     // A mount keeps its device open.
-    for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
+    count_openers();
     return {result};
+}
+
+void World::count_openers() {
+    for (auto& [number, device] : kernel.devices) {
+        device.openers = mounts.is_mounted(device.device.uuid) || opened.contains(device.device.uuid) ? 1 : 0;
+    }
 }
 
 // A snapshot begins with what its origin has.
@@ -491,7 +497,7 @@ FakeFilesystem& World::content(const std::string& dm_uuid) {
 // another command, which would be blamed for the death.
 void World::actor_died(std::string name, std::string last_reply) {
     note("actor dies " + name);
-    for (auto& [number, device] : kernel.devices) device.openers = mounts.is_mounted(device.device.uuid) ? 1 : 0;
+    count_openers();
     const ActorKind kind = actors_.at(name).kind;
     const std::int64_t heard_at = actors_.at(name).heard_at;
     actors_.erase(name);

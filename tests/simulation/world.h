@@ -149,6 +149,7 @@ public:
 
     FakeKernel kernel;
     FakeMountState mounts;
+    std::set<std::string> opened;  // dm uuids of devices that somebody has open.
     std::function<void()> on_power_cut;
     std::map<std::string, int> commands;  // Carried out, by type.
 
@@ -195,6 +196,7 @@ private:
     void reply(const std::string& name, const std::string& payload, std::uint64_t session);
     bool chance_of_death();
     void maybe_fail_a_commit();
+    void count_openers();
     CommandAnswer run_command(ActorKind kind, const schemas::Command& command);
     void actor_died(std::string name, std::string last_reply = {});
     FakeFilesystem& content(const std::string& dm_uuid);

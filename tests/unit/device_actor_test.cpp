@@ -757,4 +757,53 @@ TEST_CASE("a command arrives as bytes and is answered with bytes", "[device_acto
     }
 }
 
+TEST_CASE("the pool's own device is resumed if it was left suspended, but not an adopted one's", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.dm.suspend(world.pool_device, SuspendMode::freeze) == 0);
+    CHECK(world.actor.resume({world.pool, 0, true})->was_suspended);
+    CHECK_FALSE(world.suspended(world.pool_device));
+    CHECK_FALSE(world.actor.resume({world.pool, 0, true})->was_suspended);
+    CHECK(world.actor.resume({{kUuid, "theirs"}, 0, true}).error().code == Errc::invalid_argument);
+}
+
+TEST_CASE("metadata are counted anew only while nobody has loaded them, and once", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.create_thin(5) == Outcome::done);
+    REQUIRE(world.snap(9, 5).verdict.error_number == 0);
+    RewindClock command{world.spec, kTag + 1, kTag + 2, 2};
+    CHECK(world.actor.rewind_clock(command).error().code == Errc::in_use);
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    FakeMetadata& disk = world.kernel.media.at("file:metadata").metadata;
+    disk.time = 16777000;
+
+    SECTION("of another pool") {
+        command.confirmed = kTag + 2;
+    }
+    SECTION("that need a check") {
+        disk.needs_check = true;
+    }
+    SECTION("with other volumes") {
+        command.volumes = 3;
+    }
+    if (command.confirmed != kTag + 1 || disk.needs_check || command.volumes != 2) {
+        CHECK(world.actor.rewind_clock(command).error().code == Errc::needs_repair);
+        CHECK(disk.transaction_id == kTag + 1);
+        return;
+    }
+    for (int copy = 1; copy <= 2; ++copy) {
+        CAPTURE(copy);
+        const auto rewound = world.actor.rewind_clock(command);
+        REQUIRE(rewound);
+        CHECK(rewound->superblock.transaction_id == kTag + 2);
+        CHECK(rewound->superblock.time < 10);
+        CHECK(world.kernel.effects["use"] == 1);
+        CHECK(disk.thins.size() == 2);
+        CHECK(disk.thins.contains(2));
+        CHECK(disk.thins.contains(3));
+    }
+    CHECK(world.kernel.blocks.empty());
+}
+
 }  // namespace cowslip

@@ -118,12 +118,13 @@ void for_each_envelope(Visitor&& visit) {
                                                       .body = {.id = "a"}});
     visit("envelope.reply", ReplyOf<VolumeExists::Reply>{.v = 1, .request_id = "r1", .body = {.exists = true}});
     visit("envelope.error_reply", ErrorReply{.v = 1, .request_id = "r1", .error = error});
-    visit("envelope.command", CommandOf<Resume>{.v = 1,
-                                                .operation = 9,
-                                                .step = 2,
-                                                .attempt = 3,
-                                                .type = "device.resume",
-                                                .body = {.pool = example_pool_ref(), .thin_id = 42}});
+    visit("envelope.command",
+          CommandOf<Resume>{.v = 1,
+                            .operation = 9,
+                            .step = 2,
+                            .attempt = 3,
+                            .type = "device.resume",
+                            .body = {.pool = example_pool_ref(), .thin_id = 42, .pool_device = true}});
     visit("envelope.hello",
           FromActorOf<Empty>{
               .v = 1,
@@ -172,7 +173,12 @@ void for_each_device_message(Visitor&& visit) {
     visit_message(visit, Activate{.pool = pool, .thin_id = 42, .size_sectors = 20971520, .read_only = true},
                   {.error_number = 16, .path = example_device().path, .pool_status = example_verdict().status});
     visit_message(visit, Deactivate{.pool = pool, .thin_id = 42}, {.error_number = 16, .holders = {example_holder()}});
-    visit_message(visit, Resume{.pool = pool, .thin_id = 42}, {.error_number = 6, .was_suspended = true});
+    visit_message(
+        visit,
+        RewindClock{.spec = example_pool_spec(), .confirmed = 4503599627370497, .to = 4503599627370500, .volumes = 12},
+        {.superblock = example_pool_state().superblock});
+    visit_message(visit, Resume{.pool = pool, .thin_id = 42, .pool_device = true},
+                  {.error_number = 6, .was_suspended = true});
     visit_message(visit, ListActive{.pool = pool, .after_thin_id = 41},
                   {.devices = {{.thin_id = 42,
                                 .size_sectors = 20971520,
@@ -263,6 +269,13 @@ void for_each_pool_message(Visitor&& visit) {
                    .findings = {{.kind = "lost", .subject = "a", .detail = "thin id 42 is not in the pool"}},
                    .counters = {{"store_syncs", 99}, {"turns", 100}}});
     visit_message(visit, SystemCleanup{}, {.leases_ended = 3, .left = {"a: in use by postgres (4711)"}});
+    visit_message(visit, PoolRewind{}, {.snapshots_taken = 12, .next_thin_id = 14});
+    visit_message(visit, SystemFsck{.repair = true},
+                  {.ok = true,
+                   .findings = {{.kind = "lost", .subject = "a", .detail = "the pool does not have its thin id 42"}},
+                   .repaired = {{.kind = "suspended", .subject = "43", .detail = "its device is suspended"}},
+                   .total = 1,
+                   .pool_compared = true});
     visit_message(visit, EventSince{.seq = 4241, .limit = 10},
                   {.events = {example_event()}, .more = true, .oldest = 17});
 }
