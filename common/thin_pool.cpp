@@ -7,6 +7,8 @@
 #include <charconv>
 #include <limits>
 
+#include "common/crc32c.h"
+
 namespace cowslip {
 
 namespace {
@@ -80,17 +82,6 @@ T little_endian(std::string_view bytes, std::size_t offset) {
         value = static_cast<T>(value << 8U) | static_cast<std::uint8_t>(bytes[offset + i - 1]);
     }
     return value;
-}
-
-// Castagnoli, as the kernel's crc32c(): begins with all ones, and no inversion at the end. One block
-// at a time, so nothing faster is worth its lines.
-std::uint32_t crc32c(std::string_view bytes) {
-    std::uint32_t crc = 0xffffffffU;
-    for (const char byte : bytes) {
-        crc ^= static_cast<std::uint8_t>(byte);
-        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1U) ^ ((crc & 1U) != 0 ? 0x82f63b78U : 0U);
-    }
-    return crc;
 }
 
 // struct thin_disk_superblock in the kernel's dm-thin-metadata.c.

@@ -74,6 +74,13 @@ struct PoolState {
     MSGPACK_DEFINE_MAP(loaded, status, data_device, metadata_device, superblock, spec, open_count, suspended)
 };
 
+struct ThinDevice {
+    std::uint32_t thin_id = 0;
+    std::uint64_t mapped_blocks = 0;
+    std::uint64_t transaction_id = 0;  // The pool's, at the thin's creation: its birth mark.
+    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, transaction_id)
+};
+
 // Makes what a new pool lies on, zeroes the first 4 KiB of the metadata, and loads the table: this
 // formats it. Only sent while the store says `formatting`. Refuses (in_use, invalid_argument) a
 // device that holds a file system, a partition table, a pool or anything libblkid knows, unless
@@ -97,7 +104,8 @@ struct InspectPool {
 };
 
 // Loads the pool's table if it is not loaded; attaches loop files first. Before any load the
-// superblock must be valid with a transaction id in [confirmed, planned], or needs_repair.
+// superblock must be valid with a transaction id in [confirmed, planned], or needs_repair. With read_only the kernel
+// changes nothing of the pool, so any transaction id will do.
 // A pool that is loaded but suspended (its actor died in a reload) is resumed. Adopted: only checked.
 struct StartPool {
     static constexpr const char* kType = "device.start_pool";
@@ -105,7 +113,23 @@ struct StartPool {
     PoolSpec spec;
     std::uint64_t confirmed = 0;
     std::uint64_t planned = 0;
-    MSGPACK_DEFINE_MAP(spec, confirmed, planned)
+    bool read_only = false;
+    MSGPACK_DEFINE_MAP(spec, confirmed, planned, read_only)
+};
+
+// Looks at what a pool lies on and loads nothing: its superblock, and the thin ids that its metadata have. Attaches
+// loop files. Without a uuid it is the pool of DIR/pool/uuid, with its sizes as they are found. One that is live is
+// described as it is.
+struct ExaminePool {
+    static constexpr const char* kType = "device.examine_pool";
+    struct Reply {
+        PoolState state;
+        bool listed = false;            // The thin ids could be read; not of a pool that is live.
+        std::vector<ThinDevice> thins;  // The first 4096.
+        MSGPACK_DEFINE_MAP(state, listed, thins)
+    };
+    PoolSpec spec;
+    MSGPACK_DEFINE_MAP(spec)
 };
 
 // Removes the pool device and detaches its loop devices; success if they are gone already. in_use
@@ -115,6 +139,18 @@ struct StopPool {
     using Reply = PoolState;
     PoolSpec spec;
     MSGPACK_DEFINE_MAP(spec)
+};
+
+// Undoes a CreatePool, and the first SetTransactionId of an adopted pool: puts the pool away as StopPool does, then
+// zeroes the superblock or deletes the two files, and forgets the pool's uuid. Only what that command had made is
+// touched: of one that was refused nothing is. Success if it is all gone already.
+struct DiscardPool {
+    static constexpr const char* kType = "device.discard_pool";
+    using Reply = PoolState;
+    PoolSpec spec;
+    std::uint64_t own_transaction_id = 0;   // As in CreatePool.
+    std::vector<std::uint32_t> thin_ids{};  // Adopted: those that we have made in it, to be deleted.
+    MSGPACK_DEFINE_MAP(spec, own_transaction_id, thin_ids)
 };
 
 struct ReadPoolStatus {
@@ -271,11 +307,52 @@ struct ListActive {
     MSGPACK_DEFINE_MAP(pool, after_thin_id)
 };
 
-struct ThinDevice {
+// The two internal thin devices: 0 holds the pool's label, 1 the ring of store backups. Only these are ever read or
+// written by an actor, through a device that is there just as long; they are not in ListActive.
+inline constexpr std::uint32_t kLabelThinId = 0;
+inline constexpr std::uint32_t kBackupsThinId = 1;
+inline constexpr std::uint64_t kLabelSectors = 128;
+inline constexpr std::uint64_t kBackupsSectors = 524288;  // 256 MiB, of which the pool keeps what is written.
+inline constexpr std::uint32_t kMostInternalBytes = 512 << 10U;
+
+// Offset and length: multiples of 4096, at most kMostInternalBytes. Durable when it answers with 0: errno of the
+// activation (ENODATA: there is no such thin id), of the write or of its flush.
+struct WriteInternal {
+    static constexpr const char* kType = "device.write_internal";
+    using Reply = Verdict;
+    PoolRef pool;
     std::uint32_t thin_id = 0;
-    std::uint64_t mapped_blocks = 0;
-    std::uint64_t transaction_id = 0;  // The pool's, at the thin's creation: its birth mark.
-    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, transaction_id)
+    std::uint64_t offset_bytes = 0;
+    std::string data;
+    MSGPACK_DEFINE_MAP(pool, thin_id, offset_bytes, data)
+};
+
+struct ReadInternal {
+    static constexpr const char* kType = "device.read_internal";
+    struct Reply {
+        Verdict verdict;
+        std::string data;
+        MSGPACK_DEFINE_MAP(verdict, data)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    std::uint64_t offset_bytes = 0;
+    std::uint32_t length = 0;
+    MSGPACK_DEFINE_MAP(pool, thin_id, offset_bytes, length)
+};
+
+// Which file system a thin has, and how large that is; looks at its first 4 KiB, and changes nothing.
+struct FindFilesystem {
+    static constexpr const char* kType = "device.find_filesystem";
+    struct Reply {
+        std::int32_t error_number = 0;   // Of the activation or the read.
+        std::string fs;                  // ext4, xfs or none: neither.
+        std::uint64_t size_sectors = 0;  // 0 with none.
+        MSGPACK_DEFINE_MAP(error_number, fs, size_sectors)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    MSGPACK_DEFINE_MAP(pool, thin_id)
 };
 
 // The pool's own list of thin ids, from a metadata snapshot and thin_ls; the snapshot is released

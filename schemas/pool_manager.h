@@ -30,8 +30,9 @@ struct PoolStatus : NoFields {
     struct Reply {
         std::string name;
         std::string uuid;
-        std::string state;  // none, formatting, ready, stopped, frozen (store and pool disagree).
-        std::string mode;   // The kernel's: rw, ro, out_of_data_space, Fail; empty when not loaded.
+        std::string state;    // none, formatting, ready, stopped, read_only, frozen (store and pool disagree).
+        std::string verdict;  // Do store and pool belong together: normal, or what is wrong (schemas/bus.md).
+        std::string mode;     // The kernel's: rw, ro, out_of_data_space, Fail; empty when not loaded.
         bool needs_check = false;
         std::uint64_t transaction_id = 0;
         std::uint64_t block_size_bytes = 0;
@@ -44,8 +45,9 @@ struct PoolStatus : NoFields {
         std::string data_device;
         std::string metadata_device;
         std::vector<std::string> warnings;
-        MSGPACK_DEFINE_MAP(name, uuid, state, mode, needs_check, transaction_id, block_size_bytes, data, metadata,
-                           volumes, snapshots_taken, low_water, backing, data_device, metadata_device, warnings)
+        MSGPACK_DEFINE_MAP(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data,
+                           metadata, volumes, snapshots_taken, low_water, backing, data_device, metadata_device,
+                           warnings)
     };
 };
 
@@ -66,9 +68,30 @@ struct PoolCreate {
                        accept_no_zeroing)
 };
 
-struct PoolStart : NoFields {
+struct PoolStart {
     static constexpr const char* kType = "pool.start";
     using Reply = PoolStatus::Reply;
+    bool read_only =
+        false;  // Nothing of the pool is changed, so one that is frozen can be looked at; until it is stopped.
+    MSGPACK_DEFINE_MAP(read_only)
+};
+
+// Makes the store anew from what the pool has: names from the newest backup in it (and from the store, where that is an
+// older one), all that nobody knows as `recovered-<thin id>`. Only of a pool that is not in service. Where the store
+// knows of none, it is the one in files below DIR/pool unless it is named here.
+struct PoolRebuild {
+    static constexpr const char* kType = "pool.rebuild";
+    struct Reply {
+        PoolStatus::Reply pool;
+        std::string backup_taken_at;         // RFC 3339, UTC; empty: there was none.
+        std::vector<std::string> recovered;  // Volumes of which no name was found.
+        std::vector<std::string> dropped;    // Those in backup or store that the pool does not have.
+        MSGPACK_DEFINE_MAP(pool, backup_taken_at, recovered, dropped)
+    };
+    std::string data_device;
+    std::string metadata_device;
+    std::string adopt;  // dm name.
+    MSGPACK_DEFINE_MAP(data_device, metadata_device, adopt)
 };
 
 // Opens the pool's lifetimes again, its clock of snapshots and its thin ids, both of 24 bits: volumes keep

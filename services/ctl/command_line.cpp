@@ -138,7 +138,13 @@ void Grammar::add_pool_commands() {
                      "adopt a pool that shows new volumes the data of old ones");
     command(*pool, "status", pool_status, "state, space and limits of the pool");
     command(*pool, "rewind", pool_rewind, "open the limits of a stopped pool's life again");
-    command(*pool, "start", pool_start, "bring a stopped pool back into service");
+    CLI::App* start = command(*pool, "start", pool_start, "bring a stopped pool back into service");
+    start->add_flag("--read-only", arguments_.read_only, "without any change to it, also if it is frozen");
+    CLI::App* rebuild = command(*pool, "rebuild", pool_rebuild, "make the store anew from what the pool has");
+    text(rebuild, "--data", arguments_.data_device, "the pool's block device, if the store is lost; with --metadata",
+         "DEV");
+    text(rebuild, "--metadata", arguments_.metadata_device, "the block device with its metadata", "DEV");
+    text(rebuild, "--adopt", arguments_.adopt, "the adopted pool, if the store is lost", "DMNAME");
 }
 
 void Grammar::add_volume_commands() {

@@ -25,6 +25,7 @@ Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply&
     table.add({"name", pool.name});
     table.add({"uuid", pool.uuid});
     table.add({"state", pool.state});
+    table.add({"verdict", pool.verdict});
     table.add({"mode", pool.mode + (pool.needs_check ? " needs_check" : "")});
     table.add({"data", share(console, pool.data)});
     table.add({"metadata", share(console, pool.metadata)});
@@ -102,8 +103,33 @@ Result<int> pool_rewind(Session& session, const Arguments& /*arguments*/) {
     return 0;
 }
 
-Result<int> pool_start(Session& session, const Arguments& /*arguments*/) {
-    return print_ready_pool(session.console(), TRY(session.call(schemas::PoolStart{}, "start the pool")));
+Result<int> pool_start(Session& session, const Arguments& arguments) {
+    const schemas::PoolStart request{.read_only = arguments.read_only};
+    return print_ready_pool(session.console(), TRY(session.call(request, "start the pool")));
+}
+
+Result<int> pool_rebuild(Session& session, const Arguments& arguments) {
+    if (arguments.data_device.empty() != arguments.metadata_device.empty()) {
+        return Error{Errc::invalid_argument, "pool rebuild: --data and --metadata go together"};
+    }
+    const std::string& state = session.place().state;
+    if (!arguments.data_device.empty()) {
+        TRY(allow_devices(state, {arguments.data_device, arguments.metadata_device}));
+    }
+    if (!arguments.adopt.empty()) TRY(allow_devices(state, {"/dev/mapper/" + arguments.adopt}));
+    const schemas::PoolRebuild request{
+        .data_device = arguments.data_device, .metadata_device = arguments.metadata_device, .adopt = arguments.adopt};
+    const auto reply = TRY(session.call(request, "make the store anew"));
+    const Console& console = session.console();
+    if (console.json) {
+        console.print(to_json(reply));
+        return 0;
+    }
+    console.note(fmt::format("pool '{}' is {}, with {} volumes, as of the backup {}", reply.pool.name, reply.pool.state,
+                             reply.pool.volumes, reply.backup_taken_at.empty() ? "(none)" : reply.backup_taken_at));
+    for (const auto& name : reply.recovered) console.note("recovered without its name: " + name);
+    for (const auto& name : reply.dropped) console.note("not in the pool: " + name);
+    return 0;
 }
 
 }  // namespace cowslip::ctl

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 
 #include <array>
+#include <cerrno>
+#include <cstdlib>
 #include <memory>
 #include <string_view>
 
@@ -135,6 +137,44 @@ Result<void> zero_first_block(const std::string& path) {
         return errno_error(errno, "zero first block of '" + path + "'");
     if (fsync(device.get()) != 0) return errno_error(errno, "sync first block of '" + path + "'");
     return {};
+}
+
+namespace {
+
+// For O_DIRECT.
+struct AlignedBytes {
+    explicit AlignedBytes(std::size_t size) : bytes(std::aligned_alloc(kSuperblockBytes, size), &std::free) {}
+    char* data() const { return static_cast<char*>(bytes.get()); }
+    std::unique_ptr<void, decltype(&std::free)> bytes;
+};
+
+int open_direct(const std::string& path, int flags, Fd& device) {
+    device = Fd(open(path.c_str(), flags | O_DIRECT | O_CLOEXEC));
+    return device ? 0 : errno;
+}
+
+}  // namespace
+
+int read_blocks(const std::string& path, std::uint64_t offset, std::string& data) {
+    Fd device;
+    if (const int error_number = open_direct(path, O_RDONLY, device); error_number != 0) return error_number;
+    const AlignedBytes buffer(data.size());
+    if (buffer.data() == nullptr) return ENOMEM;
+    const ssize_t size = pread(device.get(), buffer.data(), data.size(), static_cast<off_t>(offset));
+    if (size != static_cast<ssize_t>(data.size())) return size < 0 ? errno : EIO;
+    data.assign(buffer.data(), data.size());
+    return 0;
+}
+
+int write_blocks(const std::string& path, std::uint64_t offset, const std::string& data) {
+    Fd device;
+    if (const int error_number = open_direct(path, O_WRONLY, device); error_number != 0) return error_number;
+    const AlignedBytes buffer(data.size());
+    if (buffer.data() == nullptr) return ENOMEM;
+    data.copy(buffer.data(), data.size());
+    const ssize_t size = pwrite(device.get(), buffer.data(), data.size(), static_cast<off_t>(offset));
+    if (size != static_cast<ssize_t>(data.size())) return size < 0 ? errno : EIO;
+    return fsync(device.get()) == 0 ? 0 : errno;
 }
 
 Result<void> check_listed(const std::string& list, const std::string& path) {

@@ -29,6 +29,10 @@ Result<std::string> read_first_block(const std::string& path);
 // Durable when it returns.
 Result<void> zero_first_block(const std::string& path);
 
+// `data` is filled; whole blocks of 4096 bytes, past the page cache. 0 or errno; a write is durable then.
+[[nodiscard]] int read_blocks(const std::string& path, std::uint64_t offset, std::string& data);
+[[nodiscard]] int write_blocks(const std::string& path, std::uint64_t offset, const std::string& data);
+
 // Whether `list` (one absolute path a line, '#' begins a comment) has this very path. The file must be
 // ours, that is root's, and writable for nobody else: through it root tells root what may be formatted,
 // past the process that parses what strangers send (protocol.md A13).

@@ -60,6 +60,17 @@ Result<void> check_thin_sectors(std::uint64_t sectors) {
     return {};
 }
 
+Result<std::uint64_t> check_internal_range(std::uint32_t thin_id, std::uint64_t offset_bytes, std::uint64_t length) {
+    if (thin_id >= kFirstThinId) return bad(fmt::format("thin id {} is no internal one", thin_id));
+    const std::uint64_t sectors = thin_id == schemas::kLabelThinId ? schemas::kLabelSectors : schemas::kBackupsSectors;
+    const std::uint64_t bytes = sectors * kSectorBytes;
+    const bool whole = offset_bytes % kSuperblockBytes == 0 && length % kSuperblockBytes == 0 && length != 0;
+    if (!whole || length > schemas::kMostInternalBytes || offset_bytes > bytes || length > bytes - offset_bytes) {
+        return bad(fmt::format("{} bytes at {} are no range of thin id {}", length, offset_bytes, thin_id));
+    }
+    return sectors;
+}
+
 Result<void> check_spec(const schemas::PoolSpec& spec) {
     TRY(check_pool(spec.pool));
     if (spec.block_sectors < kMinBlockSectors || spec.block_sectors > kMaxBlockSectors ||

@@ -17,6 +17,8 @@ bool is_own_pool(const schemas::PoolRef& pool);
 Result<void> check_pool(const schemas::PoolRef& pool);
 Result<void> check_thin_id(std::uint32_t thin_id);
 Result<void> check_thin_sectors(std::uint64_t sectors);
+// Of an internal thin device; gives its size.
+Result<std::uint64_t> check_internal_range(std::uint32_t thin_id, std::uint64_t offset_bytes, std::uint64_t length);
 Result<void> check_spec(const schemas::PoolSpec& spec);
 
 }  // namespace cowslip

@@ -60,10 +60,15 @@ CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& 
     };
     offer(&DeviceActor::create_pool);
     offer(&DeviceActor::inspect_pool);
+    offer(&DeviceActor::examine_pool);
     offer(&DeviceActor::start_pool);
     offer(&DeviceActor::stop_pool);
+    offer(&DeviceActor::discard_pool);
     offer(&DeviceActor::read_pool_status);
     offer(&DeviceActor::rewind_clock);
+    offer(&DeviceActor::write_internal);
+    offer(&DeviceActor::read_internal);
+    offer(&DeviceActor::find_filesystem);
     offer(&DeviceActor::set_transaction_id);
     offer(&DeviceActor::list_thins);
     offer(&DeviceActor::create_thin);
@@ -322,7 +327,8 @@ Result<schemas::ListActive::Reply> DeviceActor::list_active(const schemas::ListA
     std::vector<std::pair<std::uint32_t, DmInfo>> found;
     for (auto& info : TRY(dm_.list("COWSLIP-" + command.pool.uuid))) {
         const auto thin_id = parse_thin_dm_uuid(command.pool.uuid, info.device.uuid);
-        if (thin_id && *thin_id > command.after_thin_id) found.emplace_back(*thin_id, std::move(info));
+        if (thin_id && *thin_id >= kFirstThinId && *thin_id > command.after_thin_id)
+            found.emplace_back(*thin_id, std::move(info));
     }
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     reply.more = found.size() > kMaxListed;

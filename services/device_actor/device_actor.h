@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,12 +35,20 @@ public:
     // pool_commands.cpp
     Result<schemas::PoolState> create_pool(const schemas::CreatePool& command);
     Result<schemas::PoolState> inspect_pool(const schemas::InspectPool& command);
+    Result<schemas::ExaminePool::Reply> examine_pool(const schemas::ExaminePool& command);
     Result<schemas::PoolState> start_pool(const schemas::StartPool& command);
     Result<schemas::PoolState> stop_pool(const schemas::StopPool& command);
+    Result<schemas::PoolState> discard_pool(const schemas::DiscardPool& command);
     Result<schemas::PoolState> read_pool_status(const schemas::ReadPoolStatus& command);
     Result<schemas::RewindClock::Reply> rewind_clock(const schemas::RewindClock& command);
     Result<schemas::Verdict> set_transaction_id(const schemas::SetTransactionId& command);
     Result<schemas::ListThins::Reply> list_thins(const schemas::ListThins& command);
+
+    // internal_thins.cpp
+    Result<schemas::Verdict> write_internal(const schemas::WriteInternal& command);
+    Result<schemas::ReadInternal::Reply> read_internal(const schemas::ReadInternal& command);
+
+    Result<schemas::FindFilesystem::Reply> find_filesystem(const schemas::FindFilesystem& command);
 
     // device_actor.cpp
     Result<schemas::Verdict> create_thin(const schemas::CreateThin& command);
@@ -65,9 +74,15 @@ private:
     schemas::Verdict verdict(const DmDevice& pool, int error_number);
 
     Result<schemas::PoolState> pool_state(const DmDevice& pool);
+    Result<void> look_at_unloaded(const schemas::PoolSpec& spec, schemas::ExaminePool::Reply& reply);
     Result<schemas::Superblock> superblock(const std::string& metadata_device);
     Result<void> remove_half_made(const DmDevice& pool);
-    Result<void> load_pool(const schemas::PoolSpec& spec, const Backing& backing);
+    enum class Load : std::uint8_t { writable, read_only };
+    Result<void> load_pool(const schemas::PoolSpec& spec, const Backing& backing, Load load);
+
+    Result<schemas::Verdict> with_thin(const schemas::Activate& activation,
+                                       const std::function<int(const std::string& path)>& use);
+    Result<void> remove_internal(const schemas::PoolRef& pool);
 
     Result<int> suspend_origin(const DmDevice& pool, const DmDevice& origin);
     int resume_origin(const DmDevice& origin);

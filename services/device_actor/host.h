@@ -42,10 +42,14 @@ public:
     virtual Result<Backing> find_backing(const schemas::PoolSpec& spec) = 0;
     // Detaches loop devices; fine if there are none.
     virtual Result<void> release_backing(const schemas::PoolSpec& spec) = 0;
+    // Undoes make_backing, and what was written since: the superblock zeroed, or the files deleted, and the record of
+    // the uuid last. Metadata that are another pool's stay, and files that hold something if there is no such record.
+    virtual Result<void> discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) = 0;
     // The pool whose folder DIR/pool is (DIR/pool/uuid); nothing if it has none yet.
     virtual Result<std::optional<std::string>> own_pool() = 0;
     // Durable when it returns.
     virtual Result<void> record_own_pool(const std::string& uuid) = 0;
+    virtual Result<void> forget_own_pool(const std::string& uuid) = 0;  // If it is this one.
     // permission_denied unless root has listed it in DIR/pool/devices.
     virtual Result<void> check_listed(const std::string& path) = 0;
 
@@ -54,6 +58,12 @@ public:
     virtual Result<void> zero_superblock(const std::string& device) = 0;
     // From the metadata snapshot that is held.
     virtual Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) = 0;
+    // Of metadata that no pool has loaded.
+    virtual Result<std::vector<ThinListEntry>> list_unloaded_thins(const std::string& metadata_device) = 0;
+
+    // Past the page cache, in whole blocks of 4096; 0 or errno. A write is durable when it returns 0.
+    [[nodiscard]] virtual int read_range(const std::string& device, std::uint64_t offset, std::string& data) = 0;
+    [[nodiscard]] virtual int write_range(const std::string& device, std::uint64_t offset, const std::string& data) = 0;
 
     // Metadata of a loop pool that nobody has loaded: their times and thin ids counted anew (metadata_xml.h) into a
     // copy, which takes their place in one step. They must have as many volumes as is said. An error has changed

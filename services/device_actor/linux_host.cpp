@@ -23,12 +23,21 @@ Result<void> LinuxHost::release_backing(const schemas::PoolSpec& spec) {
     return backing_.release(spec);
 }
 
+Result<void> LinuxHost::discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) {
+    return backing_.discard(spec, own_transaction_id);
+}
+
 Result<std::optional<std::string>> LinuxHost::own_pool() {
     return read_pool_uuid(backing_.uuid_file());
 }
 
 Result<void> LinuxHost::record_own_pool(const std::string& uuid) {
     return backing_.record_uuid(uuid);
+}
+
+Result<void> LinuxHost::forget_own_pool(const std::string& uuid) {
+    if (TRY(own_pool()) != uuid) return {};
+    return backing_.forget_uuid();
 }
 
 Result<void> LinuxHost::check_listed(const std::string& path) {
@@ -52,8 +61,16 @@ Result<void> LinuxHost::zero_superblock(const std::string& device) {
 }
 
 Result<std::vector<ThinListEntry>> LinuxHost::list_thins(const std::string& metadata_device) {
+    return run_thin_ls({"thin_ls", "--metadata-snap", "--no-headers", "-o", kThinListFields, metadata_device});
+}
+
+Result<std::vector<ThinListEntry>> LinuxHost::list_unloaded_thins(const std::string& metadata_device) {
+    return run_thin_ls({"thin_ls", "--no-headers", "-o", kThinListFields, metadata_device});
+}
+
+Result<std::vector<ThinListEntry>> LinuxHost::run_thin_ls(std::vector<std::string> arguments) {
     ProcessOptions options;
-    options.arguments = {"thin_ls", "--metadata-snap", "--no-headers", "-o", kThinListFields, metadata_device};
+    options.arguments = std::move(arguments);
     options.output_limit_bytes = std::size_t{64} << 20U;  // About 40 bytes each.
     options.inherited_fds = {lock_};
     const auto result = TRY(run_process(options));
@@ -63,6 +80,14 @@ Result<std::vector<ThinListEntry>> LinuxHost::list_thins(const std::string& meta
     }
     if (result.output_cut) return Error{Errc::internal, "list thin devices: thin_ls said more than we take"};
     return parse_thin_list(result.output);
+}
+
+int LinuxHost::read_range(const std::string& device, std::uint64_t offset, std::string& data) {
+    return read_blocks(device, offset, data);
+}
+
+int LinuxHost::write_range(const std::string& device, std::uint64_t offset, const std::string& data) {
+    return write_blocks(device, offset, data);
 }
 
 Result<std::string> LinuxHost::device_path(const std::string& number) {

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "common/names.h"
+#include "schemas/device_actor.h"
 
 namespace cowslip {
 
@@ -100,6 +101,10 @@ Result<std::string> MetadataRecount::rewrite(std::string_view line) const {
     }
     if (element->name == "superblock") TRY(replace(text, "transaction", [&](auto) { return transaction_id_; }));
     if (element->name != "device") return text;
+    // The backups in it are of volumes under their old thin ids: born now, it says that those before are none.
+    if (TRY(attribute_of(line, "dev_id")).value == schemas::kBackupsThinId) {
+        TRY(replace(text, "transaction", [&](auto) { return transaction_id_; }));
+    }
     TRY(replace(text, "dev_id", [&](std::uint64_t id) { return id < kFirstThinId ? id : thin_ids_.at(id); }));
     return text;
 }

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "common/files.h"
+#include "common/state_folder.h"
 #include "services/device_actor/block_device.h"
 #include "services/device_actor/loop_device.h"
 
@@ -87,6 +88,17 @@ Result<void> check_blank(const Backing& backing, const Overwrite& overwrite) {
     return {};
 }
 
+Result<ThinPoolSuperblock> read_file_superblock(const Fd& file, const std::string& path) {
+    std::string block(kSuperblockBytes, '\0');
+    if (pread(file.get(), block.data(), block.size(), 0) < 0) return errno_error(errno, "read '" + path + "'");
+    return parse_superblock(block);
+}
+
+Result<void> delete_file(const std::string& path) {
+    if (unlink(path.c_str()) == 0 || errno == ENOENT) return {};
+    return errno_error(errno, "delete '" + path + "'");
+}
+
 Result<void> check_file_size(const Fd& file, const std::string& path, std::uint64_t sectors) {
     const auto status = TRY(check_file(file, path));
     const auto found = static_cast<std::uint64_t>(status.st_size) / kSectorBytes;
@@ -117,11 +129,7 @@ Result<void> check_files(const std::string& data_path, const std::string& metada
     if (overwrite.anything) return {};
     ThinPoolSuperblock superblock;
     if (metadata) {
-        std::string block(kSuperblockBytes, '\0');
-        if (pread(metadata.get(), block.data(), block.size(), 0) < 0) {
-            return errno_error(errno, "read '" + metadata_path + "'");
-        }
-        superblock = parse_superblock(block);
+        superblock = TRY(read_file_superblock(metadata, metadata_path));
         if (!may_format(superblock, overwrite)) return pool_metadata(metadata_path, superblock);
     }
     const bool has_data = data && TRY(check_file(data, data_path)).st_blocks > 0;
@@ -191,6 +199,41 @@ Result<void> PoolBacking::use_metadata_copy() const {
     // Which of them a power cut would leave is not known then: the next copy of the command finds out.
     if (!sync_folder(folder_)) std::abort();
     return {};
+}
+
+// Its creator records the uuid when all checks are behind it and before it writes; so without that record nothing
+// was written but blank files.
+Result<void> PoolBacking::discard(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) const {
+    const bool recorded = TRY(read_pool_uuid(uuid_file())) == spec.pool.uuid;
+    if (spec.backing == kLoop) {
+        TRY(delete_files(recorded, own_transaction_id));
+    } else if (recorded) {
+        const auto backing = TRY(find_pair(spec));
+        const auto superblock = parse_superblock(TRY(read_first_block(backing.metadata_path)));
+        if (may_format(superblock, {.own_transaction_id = own_transaction_id})) {
+            TRY(zero_first_block(backing.metadata_path));
+        }
+    }
+    return recorded ? forget_uuid() : Result<void>();
+}
+
+Result<void> PoolBacking::delete_files(bool recorded, std::uint64_t own_transaction_id) const {
+    const Fd data = TRY(open_file(data_file()));
+    const Fd metadata = TRY(open_file(metadata_file()));
+    if (metadata) {
+        const auto superblock = TRY(read_file_superblock(metadata, metadata_file()));
+        const bool blank = !superblock.valid && !superblock.damaged;
+        if (!blank && !(recorded && may_format(superblock, {.own_transaction_id = own_transaction_id}))) return {};
+    }
+    if (data && !recorded && TRY(check_file(data, data_file())).st_blocks > 0) return {};
+    TRY(delete_file(data_file()));
+    TRY(delete_file(metadata_file()));
+    return sync_folder(folder_);
+}
+
+Result<void> PoolBacking::forget_uuid() const {
+    TRY(delete_file(uuid_file()));
+    return sync_folder(folder_);
 }
 
 Result<void> PoolBacking::record_uuid(const std::string& uuid) const {

@@ -15,6 +15,7 @@ public:
     Result<Backing> make(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
     Result<Backing> find(const schemas::PoolSpec& spec) const;
     Result<void> release(const schemas::PoolSpec& spec) const;
+    Result<void> discard(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) const;
 
     // Half of it is never seen, and it does not get lost again.
     Result<void> record_uuid(const std::string& uuid) const;
@@ -23,6 +24,7 @@ public:
     // place of the metadata, which are kept as `old_metadata_file`. At each moment one of them is there.
     Result<std::string> make_metadata_copy() const;
     Result<void> use_metadata_copy() const;
+    Result<void> forget_uuid() const;
 
     std::string uuid_file() const { return folder_ + "/uuid"; }
     std::string devices_file() const { return folder_ + "/devices"; }
@@ -36,6 +38,7 @@ private:
     Result<Backing> make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
     Result<Backing> attach_files(const schemas::PoolSpec& spec) const;
     Result<Backing> find_pair(const schemas::PoolSpec& spec) const;
+    Result<void> delete_files(bool recorded, std::uint64_t own_transaction_id) const;
 
     std::string folder_;
 };

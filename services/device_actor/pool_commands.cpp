@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cerrno>
 #include <limits>
 
@@ -13,13 +14,14 @@ namespace cowslip {
 
 namespace {
 
-DmTarget pool_target(const schemas::PoolSpec& spec, const Backing& backing) {
+DmTarget pool_target(const schemas::PoolSpec& spec, const Backing& backing, bool read_only) {
     const ThinPoolTable table{.metadata_device = backing.metadata_path,
                               .data_device = backing.data_path,
                               .block_sectors = spec.block_sectors,
                               .low_water_blocks = spec.low_water_blocks,
                               .skip_zeroing = spec.skip_zeroing,
                               .discard_passdown = spec.discard_passdown,
+                              .read_only = read_only,
                               .error_if_no_space = !spec.queue_if_no_space};
     const std::uint64_t blocks = backing.data_sectors / spec.block_sectors;
     return {.type = "thin-pool", .sectors = blocks * spec.block_sectors, .parameters = make_thin_pool_table(table)};
@@ -32,6 +34,8 @@ Result<void> check_superblock(const ThinPoolSuperblock& found, const schemas::St
         what = "is all zero";
     } else if (!found.valid) {
         what = "is damaged (wrong magic or checksum)";
+    } else if (command.read_only) {
+        return {};
     } else if (found.transaction_id < command.confirmed || found.transaction_id > command.planned) {
         const bool foreign = found.transaction_id >> 32U != command.planned >> 32U;
         what = fmt::format("has transaction id {}, which is not in [{}, {}]: {}", found.transaction_id,
@@ -124,7 +128,7 @@ Result<schemas::PoolState> DeviceActor::create_pool(const schemas::CreatePool& c
         const Backing backing = TRY(host_.make_backing(command.spec, overwrite));
         TRY(host_.record_own_pool(command.spec.pool.uuid));
         TRY(host_.zero_superblock(backing.metadata_path));
-        TRY(load_pool(command.spec, backing));
+        TRY(load_pool(command.spec, backing, Load::writable));
         state = TRY(pool_state(pool));
     }
     state.superblock = TRY(superblock(state.metadata_device));
@@ -132,11 +136,11 @@ Result<schemas::PoolState> DeviceActor::create_pool(const schemas::CreatePool& c
     return state;
 }
 
-Result<void> DeviceActor::load_pool(const schemas::PoolSpec& spec, const Backing& backing) {
+Result<void> DeviceActor::load_pool(const schemas::PoolSpec& spec, const Backing& backing, Load load) {
     const DmDevice pool = TRY(pool_device(spec.pool));
     int error_number = dm_.create(pool);
     if (error_number != 0) return step_failed("create device", pool, error_number);
-    error_number = dm_.load(pool, pool_target(spec, backing), false);
+    error_number = dm_.load(pool, pool_target(spec, backing, load == Load::read_only), false);
     if (error_number == 0) error_number = dm_.resume(pool);
     if (error_number != 0) {
         if (dm_.remove(pool) != 0) spdlog::warn("remove pool={} after its load failed", pool.name);
@@ -158,6 +162,54 @@ Result<schemas::PoolState> DeviceActor::inspect_pool(const schemas::InspectPool&
     return state;
 }
 
+Result<schemas::ExaminePool::Reply> DeviceActor::examine_pool(const schemas::ExaminePool& command) {
+    schemas::PoolSpec spec = command.spec;
+    if (spec.pool.uuid.empty()) {
+        const auto own = TRY(host_.own_pool());
+        if (!own) {
+            return Error{
+                Errc::not_found,
+                "examine pool: DIR/pool/uuid is absent, so it is not known which pool this is; its label says, "
+                "and root writes it there"};
+        }
+        spec.pool.uuid = *own;
+        if (spec.backing != kAdoptedBacking) spec.pool.device = pool_dm_name(*own);
+    }
+    TRY(check_pool(spec.pool));
+    const DmDevice pool = TRY(any_pool_device(spec.pool));
+    schemas::ExaminePool::Reply reply;
+    reply.state = TRY(pool_state(pool));
+    if (reply.state.loaded) {
+        reply.state.superblock = TRY(superblock(reply.state.metadata_device));
+    } else if (spec.backing == kAdoptedBacking) {
+        return Error{Errc::unavailable, fmt::format("examine pool: the adopted pool '{}' is not there", pool.name)};
+    } else {
+        TRY(look_at_unloaded(spec, reply));
+    }
+    keep_names(reply.state.spec, spec);
+    return reply;
+}
+
+Result<void> DeviceActor::look_at_unloaded(const schemas::PoolSpec& spec, schemas::ExaminePool::Reply& reply) {
+    const Backing backing = TRY(host_.find_backing(spec));
+    const auto found = TRY(host_.read_superblock(backing.metadata_path));
+    reply.state.data_device = backing.data_path;
+    reply.state.metadata_device = backing.metadata_path;
+    reply.state.superblock = message_of(found);
+    reply.state.spec = spec;
+    if (!found.valid) return {};
+    reply.state.spec.block_sectors = found.data_block_sectors;
+    reply.state.spec.data_sectors = found.total_data_blocks * found.data_block_sectors;
+    reply.state.spec.metadata_sectors = TRY(host_.device_sectors(backing.metadata_path));
+    const auto list = host_.list_unloaded_thins(backing.metadata_path);
+    if (!list) spdlog::warn("look at the pool's metadata: {}", list.error().message);
+    reply.listed = list.has_value();
+    for (std::size_t i = 0; list && i < std::min(list->size(), kMaxListed); ++i) {
+        reply.thins.push_back({(*list)[i].thin_id, (*list)[i].mapped_blocks, (*list)[i].transaction_id});
+    }
+    return {};
+}
+
 Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& command) {
     TRY(check_spec(command.spec));
     // One that was made before there was such a record becomes ours with the look at its superblock.
@@ -175,7 +227,7 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
         const auto before = TRY(host_.read_superblock(backing.metadata_path));
         TRY(check_superblock(before, command));
         if (!recorded) TRY(host_.record_own_pool(command.spec.pool.uuid));
-        TRY(load_pool(command.spec, backing));
+        TRY(load_pool(command.spec, backing, command.read_only ? Load::read_only : Load::writable));
         state = TRY(pool_state(pool));
         state.superblock = message_of(before);
     } else {
@@ -195,6 +247,7 @@ Result<schemas::PoolState> DeviceActor::stop_pool(const schemas::StopPool& comma
     TRY(check_may_become_ours(command.spec.pool));  // Of a create that was refused there is no record.
     const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     if (command.spec.backing == kAdoptedBacking) return pool_state(pool);
+    TRY(remove_internal(command.spec.pool));
     const auto info = TRY(dm_.find(pool));
     const int error_number = info ? dm_.remove(pool) : ENXIO;
     if (error_number == EBUSY) {
@@ -211,6 +264,28 @@ Result<schemas::PoolState> DeviceActor::stop_pool(const schemas::StopPool& comma
     TRY(host_.release_backing(command.spec));
     schemas::PoolState state;
     state.spec = command.spec;
+    return state;
+}
+
+Result<schemas::PoolState> DeviceActor::discard_pool(const schemas::DiscardPool& command) {
+    auto state = TRY(stop_pool({command.spec}));
+    if (command.spec.backing != kAdoptedBacking) {
+        TRY(host_.discard_backing(command.spec, command.own_transaction_id));
+        return state;
+    }
+    TRY(remove_internal(command.spec.pool));
+    const DmDevice pool = TRY(any_pool_device(command.spec.pool));
+    const auto status = parse_thin_pool_status(state.status);
+    if (status && status->transaction_id == command.own_transaction_id && command.own_transaction_id != 0) {
+        for (const std::uint32_t thin_id : command.thin_ids) {
+            if (const int number = dm_.message(pool, delete_message(thin_id)); number != 0 && number != ENODATA) {
+                return step_failed("delete what was made", pool, number);
+            }
+        }
+        const int number = dm_.message(pool, set_transaction_id_message(command.own_transaction_id, 0));
+        if (number != 0) return step_failed("give back", pool, number);
+    }
+    TRY(host_.forget_own_pool(command.spec.pool.uuid));
     return state;
 }
 

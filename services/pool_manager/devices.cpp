@@ -28,10 +28,11 @@ Result<void> PoolManager::forget_deaths(Operation& operation) {
 
 // Takes the names, and the pool (shared) with them; starts a stopped pool. The places in the queues are
 // kept meanwhile, so that requests about one name stay in order.
-Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest> names) {
+Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest> names, Access access) {
     names.push_back({kPoolKey, LockMode::shared});
     NameLock lock = co_await names_.acquire(names);
     if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (pool_.read_only && access == Access::read) co_return Result<NameLock>(std::move(lock));
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
     Result<void> started = co_await start_pool(operation);
     if (!started) co_return started.error();
@@ -56,12 +57,16 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
         Result<void> away = co_await deactivate(operation, row.thin_id);
         if (!away) co_return away.error();
     }
+    if (replaced_.contains(row.thin_id)) {
+        co_return Error{Errc::needs_repair, fmt::format("activate '{}': the pool has another device as its thin id {}",
+                                                        operation.subject, row.thin_id)};
+    }
     schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors, read_only};
     Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) {
         if (!reply->pool_status.empty()) take_status(operation, 0, reply->pool_status);
-        if (!pool_.writable)
+        if (!pool_.writable && reply->error_number != ENODATA)
             co_return Error{Errc::unavailable,
                             fmt::format("activate '{}': the pool is {}", operation.subject, pool_.mode)};
         if (reply->error_number == ENODATA) {

@@ -66,8 +66,9 @@ Task<std::string> PoolManager::bring_up(Operation& operation, VolumeRow row, Lea
         Result<void> away = co_await unmount(operation, row.thin_id, true);
         if (!away) co_return away.error();
     }
-    // A read-only mount may have a journal to replay, so its device is writable.
-    Result<std::string> path = co_await activate(operation, row, !mounts && is_read_only(wanted.mode));
+    // A read-only mount may have a journal to replay, so its device is writable, if it can be.
+    const bool device_read_only = pool_.read_only || (!mounts && is_read_only(wanted.mode));
+    Result<std::string> path = co_await activate(operation, row, device_read_only);
     if (path && mounts) path = co_await mount(operation, row, is_read_only(wanted.mode), wanted.mount_label);
     if (!path) now_idle(row.thin_id);
     co_return path;
@@ -80,7 +81,8 @@ Task<std::string> PoolManager::get_volume(Operation& operation, schemas::VolumeG
     if (checked) checked = check_holder(wanted.holder);
     if (!checked) co_return checked.error();
     const std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
-    Result<NameLock> lock = co_await enter(operation, names);
+    const Access access = request.read_only ? Access::read : Access::change;
+    Result<NameLock> lock = co_await enter(operation, names, access);
     if (!lock) co_return lock.error();
     const auto row = store_.find_volume(request.id);
     if (!row || row->state != "ready")
@@ -104,7 +106,8 @@ Task<std::string> PoolManager::attach_volume(Operation& operation, schemas::Volu
     if (checked) checked = check_holder(wanted.holder);
     if (!checked) co_return checked.error();
     const std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
-    Result<NameLock> lock = co_await enter(operation, names);
+    const Access access = request.read_only ? Access::read : Access::change;
+    Result<NameLock> lock = co_await enter(operation, names, access);
     if (!lock) co_return lock.error();
     const auto row = store_.find_volume(request.id);
     if (!row || row->state != "ready")

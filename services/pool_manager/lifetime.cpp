@@ -99,7 +99,8 @@ Task<std::string> PoolManager::carry_out_rewind(Operation& operation) {
     Result<schemas::RewindClock::Reply> rewound =
         co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!rewound && operation.deaths >= kMaxDeaths) {
-        freeze("its rewind was begun, and actors have died of it: start the service again to go on with it");
+        freeze({PoolVerdict::unusable,
+                "its rewind was begun, and actors have died of it: start the service again to go on with it"});
         co_return rewound.error();
     }
     if (!rewound) {

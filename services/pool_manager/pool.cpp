@@ -19,6 +19,7 @@ constexpr std::int64_t kWatchMs = 1000;
 constexpr std::uint32_t kMostPurged = 4096;  // Of answers and of events, each time: more than is written meanwhile.
 constexpr std::size_t kMostLeftBytes = 256 << 10U;  // What cleanup tells of that it left.
 constexpr std::int64_t kGenerationMs = 600 * 1000;
+constexpr std::int64_t kBackupMs = 60 * 1000;  // Between two of them.
 constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
 
 std::string new_uuid() {
@@ -80,10 +81,11 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
     }
     const bool failed = status->mode == PoolMode::fail || status->mode == PoolMode::error;
     if (!failed && (status->transaction_id < least || status->transaction_id > pool_row_->planned)) {
-        freeze(fmt::format(
-            "the pool's transaction id is {}, and the store knows {} to {}: one of them is {}; nothing was changed",
-            status->transaction_id, least, pool_row_->planned,
-            status->transaction_id < least ? "an older copy of the pool" : "an older copy of the store"));
+        Seen seen = seen_by_store();
+        seen.confirmed = least;
+        seen.live = true;
+        seen.transaction_id = status->transaction_id;
+        freeze(judge_pool(seen));
         return Outcome::unknown;
     }
     const bool writable = is_good(*status, least, pool_row_->planned);
@@ -107,12 +109,32 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
     return outcome;
 }
 
-void PoolManager::freeze(const std::string& reason) {
+void PoolManager::freeze(const Judgement& judgement) {
     if (!pool_.frozen.empty()) return;
-    pool_.frozen = reason;
+    pool_.frozen = judgement.detail;
     pool_.writable = false;
-    find(FindingKind::frozen, pool_row_->name, reason);
-    spdlog::error("pool frozen: {}", reason);
+    set_verdict(judgement);
+    find(FindingKind::frozen, pool_row_->name, judgement.detail);
+    spdlog::error("pool frozen verdict={}: {}", to_string(judgement.verdict), judgement.detail);
+}
+
+void PoolManager::set_verdict(const Judgement& judgement) {
+    if (pool_.verdict == judgement.verdict) return;
+    pool_.verdict = judgement.verdict;
+    fact("pool.verdict", pool_row_->name,
+         {{"verdict", std::string(to_string(judgement.verdict))}, {"detail", judgement.detail}});
+}
+
+Seen PoolManager::seen_by_store() {
+    Seen seen;
+    seen.tag = pool_row_->tag;
+    seen.confirmed = pool_row_->confirmed;
+    seen.planned = pool_row_->planned;
+    for (const VolumeRow& row : store_.thin_ids()) {
+        seen.rows.push_back({row.thin_id, row.state == "ready", row.born_min, row.born_max});
+    }
+    for (const auto& [thin_id, reason] : store_.quarantined()) seen.quarantined.insert(thin_id);
+    return seen;
 }
 
 void PoolManager::look_for_room() {
@@ -136,6 +158,7 @@ Task<std::string> PoolManager::watch(Operation& operation) {
         if (state->superblock.valid) pool_.snapshots_taken = state->superblock.time;
         take_status(operation, 0, state->status);
         look_at_lifetimes();
+        if (backup_due_ && now_.monotonic_ms - backup_begun_ms_ > kBackupMs) begin_backup();
         if (creates_in_generation_ > 0 && now_.monotonic_ms - generation_opened_ms_ > kGenerationMs) begin_generation();
     }
 }
@@ -180,6 +203,7 @@ Task<std::string> PoolManager::advance_generation(Operation& operation) {
     written = store_.set_confirmed(to);
     if (!written) co_return written.error();
     pool_row_->confirmed = to;
+    begin_backup();
     co_return "";
 }
 
@@ -215,22 +239,11 @@ Task<std::string> PoolManager::create_pool(Operation& operation, schemas::PoolCr
 
 // From the intent on; also where recovery begins. The caller holds the pool.
 Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schemas::PoolCreate request) {
-    Result<schemas::PoolState> made = co_await make_pool(operation, request);
+    std::vector<std::uint32_t> thin_ids;
+    Result<schemas::PoolState> made = co_await make_pool(operation, request, &thin_ids);
     if (!made) {
-        // Undone at once: nobody else can have anything in it yet.
-        const schemas::StopPool command{pool_row_->spec};
-        Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
-        if (!stopped) spdlog::warn("undo pool create: {}", stopped.error().message);
-        Result<void> written = store_.delete_pool();
-        if (written) written = store_.delete_operation(operation.number);
-        if (written)
-            written = store_.set_reply(operation.request_id, operation.digest,
-                                       error_frame(operation.request_id, made.error()));
-        if (!written) co_return written.error();
-        keep();
-        pool_row_.reset();
-        pool_ = {};
-        operation.recorded = false;
+        Result<void> undone = co_await undo_create_pool(operation, made.error(), std::move(thin_ids));
+        if (!undone) co_return undone.error();
         co_return made.error();
     }
     Result<void> written = store_.set_pool_state("ready");
@@ -247,8 +260,32 @@ Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schem
     co_return encode(*reply);
 }
 
-// Loaded, and its transaction id is ours: tag<<32 | 1.
-Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::PoolCreate request) {
+// At once: nobody else can have anything in it yet. It leaves nothing, so a failure that may pass can be tried again,
+// under the same request id as well.
+Task<void> PoolManager::undo_create_pool(Operation& operation, Error error, std::vector<std::uint32_t> made) {
+    const schemas::DiscardPool command{pool_row_->spec, pool_row_->planned, std::move(made)};
+    Result<schemas::PoolState> discarded = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    if (!discarded) spdlog::warn("undo pool create: {}", discarded.error().message);
+    Result<void> written = store_.delete_pool();
+    if (written) written = store_.delete_operation(operation.number);
+    if (written && retryable(error.code)) {
+        written = store_.forget_request(operation.request_id);
+    } else if (written) {
+        written = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
+    }
+    if (!written) co_return written.error();
+    unfind(FindingKind::pool, pool_row_->name);
+    unfind(FindingKind::frozen, pool_row_->name);
+    keep();
+    pool_row_.reset();
+    pool_ = {};
+    operation.recorded = false;
+    co_return {};
+}
+
+// Loaded, its transaction id ours (tag<<32 | 1), and labelled. `made`: the thin ids that are in it by now.
+Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::PoolCreate request,
+                                                std::vector<std::uint32_t>* made) {
     Result<schemas::PoolState> state = Error{};
     if (pool_row_->spec.backing == "adopted") {
         schemas::InspectPool command{pool_row_->spec.pool.device};
@@ -299,16 +336,29 @@ Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::P
         written = store_.set_confirmed(pool_row_->planned);
         if (!written) co_return written.error();
         pool_row_->confirmed = pool_row_->planned;
+        Result<void> labelled = co_await make_label(operation, made);
+        if (!labelled) co_return labelled.error();
         co_return state;
     }
-    co_return Error{Errc::needs_repair, "mark the new pool as ours: it does not keep its transaction id"};
+    co_return Error{Errc::unavailable,
+                    "mark the new pool as ours: it does not keep its transaction id; nothing is left of it, try again"};
 }
 
-// An adopted pool should be empty; with force, what is in it is left alone for good.
+// An adopted pool should be empty; with force, what is in it is left alone for good. But the label's ids must be free.
+// Those that bear our first transaction id, a random one, are the label: made before this process began.
 Task<void> PoolManager::adopt_thins(Operation& operation, bool force) {
     Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation, Held::keep);
     if (!thins) co_return thins.error();
+    std::erase_if(*thins, [&](const auto& thin) {
+        return thin.thin_id < kFirstThinId && thin.transaction_id == pool_row_->planned;
+    });
     if (thins->empty()) co_return {};
+    if (thins->front().thin_id < kFirstThinId) {
+        co_return Error{Errc::in_use,
+                        fmt::format("adopt: thin id {} is taken, and a pool needs 0 and 1 for its label: delete it, or "
+                                    "make a new pool",
+                                    thins->front().thin_id)};
+    }
     if (!force) {
         co_return Error{
             Errc::in_use,
@@ -325,10 +375,16 @@ Task<void> PoolManager::adopt_thins(Operation& operation, bool force) {
 
 // ---- start -----------------------------------------------------------------------------------
 
-Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas::PoolStart /*request*/) {
-    const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
+Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas::PoolStart request) {
+    const LockMode mode = request.read_only ? LockMode::exclusive : LockMode::shared;
+    const NameLock lock = co_await names_.acquire(kPoolKey, mode);
     if (!pool_row_) co_return Error{Errc::not_found, "there is no pool yet: `cowslip pool create --loop 10G`"};
-    Result<void> started = co_await start_pool(operation);
+    Result<void> started;
+    if (request.read_only) {
+        started = co_await start_read_only(operation);
+    } else {
+        started = co_await start_pool(operation);
+    }
     if (!started) co_return started.error();
     Result<schemas::PoolStatus::Reply> reply = pool_status({});
     if (!reply) co_return reply.error();
@@ -339,6 +395,10 @@ Task<void> PoolManager::start_pool(Operation& operation) {
     if (pool_.loaded) co_return {};
     const NameLock lock = co_await names_.acquire(kStartKey, LockMode::exclusive);
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    if (pool_.read_only) {
+        co_return Error{Errc::unavailable,
+                        "the pool was started read-only: `cowslip cleanup` puts it away, and it can be started again"};
+    }
     if (pool_.loaded) co_return {};
     co_return co_await bring_up_pool(operation);
 }
@@ -347,8 +407,12 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     schemas::StartPool command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned};
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) {
-        if (state.error().code == Errc::needs_repair) freeze(state.error().message);
+        if (state.error().code == Errc::needs_repair) {
+            Result<void> judged = co_await judge_unloaded(operation, state.error());
+            if (!judged) co_return judged.error();
+        }
         find(FindingKind::pool, pool_row_->name, fmt::format("not started: {}", state.error().message));
+        if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
         co_return state.error();
     }
     unfind(FindingKind::pool, pool_row_->name);
@@ -357,6 +421,8 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     pool_.snapshots_taken = state->superblock.time;
     take_status(operation, 0, state->status);
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    Result<void> labelled = co_await compare_label(operation);
+    if (!labelled) co_return labelled.error();
     if (pool_.writable && pool_.status->transaction_id > pool_row_->confirmed) {
         Result<void> confirmed = store_.set_confirmed(pool_.status->transaction_id);
         if (!confirmed) co_return confirmed.error();
@@ -381,6 +447,27 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     co_return {};
 }
 
+// The pool was not loaded, since what it lies on is not as it should be: what has happened to it?
+Task<void> PoolManager::judge_unloaded(Operation& operation, Error why) {
+    schemas::ExaminePool command{pool_row_->spec};
+    Result<schemas::ExaminePool::Reply> found = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    Judgement judgement{PoolVerdict::unusable, why.message};
+    if (found && !found->state.loaded) {
+        Seen seen = seen_by_store();
+        seen.zeroed = found->state.superblock.zeroed;
+        seen.valid = found->state.superblock.valid;
+        seen.transaction_id = found->state.superblock.transaction_id;
+        if (found->listed) {
+            seen.thins.emplace();
+            for (const auto& thin : found->thins) seen.thins->push_back({thin.thin_id, thin.transaction_id});
+        }
+        const Judgement seen_as = judge_pool(seen);
+        if (freezes(seen_as.verdict)) judgement = seen_as;
+    }
+    freeze(judgement);
+    co_return {};
+}
+
 // Rows against the thin ids that the pool has, before anybody may use it. The next id lies above both.
 Task<void> PoolManager::compare_thins(Operation& operation) {
     Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation, Held::release);
@@ -390,9 +477,16 @@ Task<void> PoolManager::compare_thins(Operation& operation) {
         Result<void> raised = store_.raise_next_thin_id(std::max(thins->back().thin_id + 1, kFirstThinId));
         if (!raised) co_return raised.error();
     }
+    Seen seen = seen_by_store();
+    seen.transaction_id = pool_.status->transaction_id;
+    seen.thins.emplace();
     KernelView kernel;
     kernel.thins.emplace();
-    for (const auto& thin : *thins) kernel.thins->emplace(thin.thin_id, thin);
+    for (const auto& thin : *thins) {
+        seen.thins->push_back({thin.thin_id, thin.transaction_id});
+        kernel.thins->emplace(thin.thin_id, thin);
+    }
+    set_verdict(judge_pool(seen));
     const Views views = views_at_start(std::move(kernel));
     co_return settle(views, compare(views));
 }
@@ -436,7 +530,7 @@ Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operat
 Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemCleanup /*request*/) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     schemas::SystemCleanup::Reply reply;
-    if (!pool_row_ || pool_row_->state != "ready") co_return encode(reply);
+    if (!pool_row_ || (pool_row_->state != "ready" && !pool_.read_only)) co_return encode(reply);
     // Removals are durable and go on when the pool is started again: they may have half of the client's patience.
     std::int64_t until_ms = now_.monotonic_ms;
     for (const Waiter& waiter : operation.waiters) until_ms = std::max(until_ms, waiter.deadline_ms);

@@ -323,6 +323,7 @@ std::size_t PoolManager::count_operations(Role role) const {
 // ---- what happened, and what is wrong --------------------------------------------------------
 
 void PoolManager::event(std::string_view type, std::string_view subject, const EventBody& body) {
+    if (type.starts_with("volume.")) backup_due_ = true;
     if (auto appended = store_.append_event(type, subject, body); !appended) {
         throw StoreFailure(StoreFailure::Kind::broken, appended.error().message);
     }
@@ -402,6 +403,7 @@ void PoolManager::register_handlers() {
     change(&PoolManager::create_pool);
     change(&PoolManager::start_pool_request);
     change(&PoolManager::rewind_pool);
+    change(&PoolManager::rebuild_pool);
     change(&PoolManager::cleanup);
     change(&PoolManager::fsck);
     change(&PoolManager::wait_for_operation);

@@ -7,8 +7,9 @@
 //
 // Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; leases.cpp get, put,
 // attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
-// lifetime.cpp its clock and thin ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the start;
-// queries.cpp what changes nothing.
+// identity.cpp what the pool says of itself (label, store backups); rebuild.cpp the store made anew; lifetime.cpp its
+// clock and thin ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the start; queries.cpp what changes
+// nothing.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +36,7 @@
 #include "services/pool_manager/name_queue.h"
 #include "services/pool_manager/store.h"
 #include "services/pool_manager/task.h"
+#include "services/pool_manager/verdict.h"
 #include "services/pool_manager/views.h"
 
 namespace cowslip {
@@ -65,6 +67,9 @@ struct Outbox {
     std::vector<ToClient> replies;
     std::vector<Published> events;
 };
+
+struct RebuildSources;
+struct RebuildPlan;
 
 struct Time {
     std::int64_t monotonic_ms = 0;  // Goes on while the machine sleeps; for deadlines and waits.
@@ -165,9 +170,11 @@ private:
     };
 
     struct PoolView {
-        bool loaded = false;    // And compared with the rows: requests may use it.
-        bool writable = false;  // The last status was good.
-        std::string frozen;     // Why store and pool cannot be brought together; empty: they can.
+        bool loaded = false;     // And compared with the rows: requests may use it.
+        bool writable = false;   // The last status was good.
+        bool read_only = false;  // Loaded so that nothing of it can change; `loaded` is false then.
+        PoolVerdict verdict = PoolVerdict::normal;
+        std::string frozen;  // Why store and pool cannot be brought together; empty: they can.
         std::optional<ThinPoolStatus> status;
         std::string mode;  // As last announced.
         std::string data_device;
@@ -265,7 +272,8 @@ private:
                                        Message again);
     Result<void> count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what);
     Result<void> forget_deaths(Operation& operation);
-    Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names);
+    enum class Access : std::uint8_t { read, change };
+    Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names, Access access);
     Task<void> pool_in_service(Operation& operation);
     Task<std::string> activate(Operation& operation, VolumeRow row, bool read_only);
     Task<void> deactivate(Operation& operation, std::uint32_t thin_id);
@@ -284,7 +292,9 @@ private:
     // pool.cpp
     Task<std::string> create_pool(Operation& operation, schemas::PoolCreate request);
     Task<std::string> carry_out_create_pool(Operation& operation, schemas::PoolCreate request);
-    Task<schemas::PoolState> make_pool(Operation& operation, schemas::PoolCreate request);
+    Task<schemas::PoolState> make_pool(Operation& operation, schemas::PoolCreate request,
+                                       std::vector<std::uint32_t>* made);
+    Task<void> undo_create_pool(Operation& operation, Error error, std::vector<std::uint32_t> made);
     Task<void> adopt_thins(Operation& operation, bool force);
     Task<std::string> start_pool_request(Operation& operation, schemas::PoolStart request);
     Task<void> start_pool(Operation& operation);     // With the pool taken, shared; nothing to do if it is up.
@@ -304,7 +314,34 @@ private:
     Outcome take_verdict(const Operation& operation, const schemas::Verdict& verdict) {
         return take_status(operation, verdict.error_number, verdict.status);
     }
-    void freeze(const std::string& reason);
+    void freeze(const Judgement& judgement);
+    void set_verdict(const Judgement& judgement);
+    Seen seen_by_store();
+    Task<void> judge_unloaded(Operation& operation, Error why);
+
+    // identity.cpp
+    Task<void> make_label(Operation& operation, std::vector<std::uint32_t>* made);
+    Task<void> make_internal_thin(Operation& operation, std::uint32_t thin_id, std::vector<std::uint32_t>* made);
+    Task<void> compare_label(Operation& operation);
+    Task<void> write_internal(Operation& operation, std::uint32_t thin_id, std::uint64_t offset, std::string data);
+    Task<std::string> read_internal(Operation& operation, std::uint32_t thin_id, std::uint64_t offset,
+                                    std::uint32_t length);
+    void begin_backup();
+    Task<std::string> write_backup(Operation& operation);
+    Task<std::uint64_t> next_backup_sequence(Operation& operation);
+
+    // rebuild.cpp
+    Result<void> may_rebuild(const Operation& operation);
+    Task<std::string> rebuild_pool(Operation& operation, schemas::PoolRebuild request);
+    Task<void> carry_out_rebuild(Operation& operation, schemas::PoolRebuild request,
+                                 schemas::PoolRebuild::Reply* reply);
+    Task<void> load_for_rebuild(Operation& operation, schemas::PoolRebuild request);
+    Task<void> judge_for_rebuild(Operation& operation);
+    Task<std::uint32_t> read_newest_backup(Operation& operation, RebuildSources* sources, std::string* taken_at);
+    Task<VolumeRow> describe_unknown(Operation& operation, SeenThin thin, std::string name);
+    Result<void> write_rebuilt(const RebuildPlan& plan);
+    Task<void> start_read_only(Operation& operation);
+    Task<void> compare_label_read_only(Operation& operation);
 
     // lifetime.cpp
     void look_at_lifetimes();
@@ -375,12 +412,16 @@ private:
     std::optional<PoolRow> pool_row_;  // A copy of the row.
     PoolView pool_;
     std::map<std::uint32_t, Device> devices_;
-    std::set<std::uint32_t> lost_;      // Rows whose thin id the pool does not have.
+    std::set<std::uint32_t> lost_;      // Rows whose thin id the pool does not have, or has from somebody else.
+    std::set<std::uint32_t> replaced_;  // The latter.
     std::set<std::uint32_t> resuming_;  // Devices that could not be resumed, and are tried again.
     std::map<std::pair<FindingKind, std::string>, std::string> findings_;  // With the subject; details.
     std::map<FindingKind, unsigned> told_levels_;                          // Percent of the pool's lifetimes.
     std::uint64_t creates_in_generation_ = 0;
     std::int64_t generation_opened_ms_ = 0;
+    bool backup_due_ = false;  // Volumes have changed since the last one.
+    std::int64_t backup_begun_ms_ = 0;
+    std::uint64_t backup_sequence_ = 0;  // Of the newest in the pool; 0: not looked at yet.
 
     std::uint64_t next_operation_ = 0;
     std::uint64_t operations_reserved_below_ = 0;

@@ -138,7 +138,8 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     if (!pool_row_) return reply;
     reply.name = pool_row_->name;
     reply.uuid = pool_row_->spec.pool.uuid;
-    reply.state = pool_.frozen.empty() ? pool_row_->state : "frozen";
+    reply.state = pool_.read_only ? "read_only" : pool_.frozen.empty() ? pool_row_->state : "frozen";
+    reply.verdict = to_string(pool_.verdict);
     reply.backing = pool_row_->spec.backing;
     reply.block_size_bytes = pool_row_->spec.block_sectors * kSectorBytes;
     reply.low_water = pool_row_->spec.low_water_blocks;
@@ -147,7 +148,7 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     reply.data_device = pool_.data_device;
     reply.metadata_device = pool_.metadata_device;
     reply.snapshots_taken = pool_.snapshots_taken;
-    if (pool_.loaded && pool_.status) {
+    if ((pool_.loaded || pool_.read_only) && pool_.status) {
         const ThinPoolStatus& status = *pool_.status;
         reply.mode = to_string(status.mode);
         reply.needs_check = status.needs_check;

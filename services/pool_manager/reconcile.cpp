@@ -85,7 +85,8 @@ StoreView PoolManager::store_view() {
         view.leases.emplace(thin_id, store_.leases(thin_id).front());
     }
     for (auto& [thin_id, reason] : store_.quarantined()) view.quarantined.emplace(thin_id, std::move(reason));
-    view.next_thin_id = store_.pool()->next_thin_id;
+    const auto pool = store_.pool();
+    view.next_thin_id = pool ? pool->next_thin_id : kFirstThinId;
     return view;
 }
 
@@ -213,10 +214,14 @@ Task<std::vector<Difference>> PoolManager::reconcile(Operation& operation, Held 
 // Findings come and go with the differences. What somebody has worked on meanwhile is as it was.
 Result<void> PoolManager::settle(const Views& views, const std::vector<Difference>& differences) {
     std::set<std::pair<FindingKind, std::string>> now;
+    if (views.kernel.thins) std::erase_if(replaced_, [&](std::uint32_t thin_id) { return views.steady(thin_id); });
     for (const Difference& difference : differences) {
         now.insert({difference.kind, difference.subject});
         find(difference.kind, difference.subject, difference.detail);
-        if (difference.kind == FindingKind::lost) lost_.insert(difference.thin_id);
+        if (difference.kind == FindingKind::wrong_birth) replaced_.insert(difference.thin_id);
+        if (difference.kind == FindingKind::lost || difference.kind == FindingKind::wrong_birth) {
+            lost_.insert(difference.thin_id);
+        }
         if (difference.kind == FindingKind::foreign_thin) {
             TRY(store_.quarantine(difference.thin_id, "without a row when store and pool were compared"));
         }
@@ -227,8 +232,9 @@ Result<void> PoolManager::settle(const Views& views, const std::vector<Differenc
     }
     for (const auto& [kind, subject] : gone) unfind(kind, subject);
     if (!views.kernel.thins) return {};
-    std::erase_if(
-        lost_, [&](std::uint32_t thin_id) { return views.steady(thin_id) && views.kernel.thins->contains(thin_id); });
+    std::erase_if(lost_, [&](std::uint32_t thin_id) {
+        return views.steady(thin_id) && views.kernel.thins->contains(thin_id) && !replaced_.contains(thin_id);
+    });
     for (const auto& [thin_id, reason] : views.before.quarantined) {
         if (!views.kernel.thins->contains(thin_id)) TRY(store_.end_quarantine(thin_id));
     }

@@ -69,7 +69,8 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     }
     Result<void> written = store_.set_boot_id(options_.boot_id);
     if (!written) co_return written.error();
-    resume_operations();
+    // Not against a pool that is not believed: what was accepted waits in its rows, also for a rebuild.
+    if (pool_.frozen.empty()) resume_operations();
     if (seen.live_read) put_away_strays(seen);
     event("service.started", "", {{"pid", std::to_string(options_.pid)}});
     ready_to_serve_ = true;

@@ -219,6 +219,15 @@ Result<void> Store::delete_pool() {
     return database_.query("DELETE FROM pool").run();
 }
 
+Result<void> Store::begin_anew() {
+    TRY(database_.query("DELETE FROM lease").run());
+    TRY(database_.query("DELETE FROM operation").run());
+    TRY(database_.query("DELETE FROM volume").run());
+    TRY(database_.query("DELETE FROM request WHERE reply IS NULL").run());
+    TRY(delete_pool());
+    return database_.query("UPDATE host SET store_uuid = ?").bind(random_hex()).run();
+}
+
 Result<std::uint32_t> Store::spend_thin_id() {
     std::uint32_t id = 0;
     {
@@ -299,6 +308,16 @@ std::vector<VolumeRow> Store::list_volumes(std::string_view after, std::uint32_t
     return rows;
 }
 
+std::vector<VolumeRow> Store::volumes_after(std::int64_t thin_id, std::uint32_t limit) {
+    static const std::string sql =
+        fmt::format("SELECT {} FROM volume WHERE thin_id > ? ORDER BY thin_id LIMIT ?", kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    query.bind(thin_id).bind(limit);
+    std::vector<VolumeRow> rows;
+    while (query.next()) rows.push_back(read_volume(query));
+    return rows;
+}
+
 std::vector<VolumeRow> Store::thin_ids() {
     Query query = database_.query("SELECT thin_id, name, state, size_sectors, born_min, born_max FROM volume");
     std::vector<VolumeRow> rows;
@@ -331,7 +350,7 @@ Result<void> Store::insert_volume(const VolumeRow& row) {
     query.bind(row.kind).bind(row.state).bind(std::int64_t{row.filling}).bind(row.parent);
     row.origin_id ? query.bind(*row.origin_id) : query.bind_null();
     query.bind(row.size_sectors).bind(row.fs_sectors).bind(row.fs).bind(row.born_min).bind(row.born_max);
-    query.bind(now_).bind_blob(encode(row.labels));
+    query.bind(row.created_at != 0 ? row.created_at : now_).bind_blob(encode(row.labels));
     return query.run();
 }
 
@@ -499,6 +518,10 @@ Result<void> Store::set_reply(std::string_view request_id, std::string_view dige
         .bind_blob(reply)
         .bind(now_)
         .run();
+}
+
+Result<void> Store::forget_request(std::string_view request_id) {
+    return database_.query("DELETE FROM request WHERE request_id = ?").bind(request_id).run();
 }
 
 Result<void> Store::purge(std::uint32_t most) {

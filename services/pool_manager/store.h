@@ -45,7 +45,7 @@ struct VolumeRow {
     std::string fs;
     std::uint64_t born_min = 0;
     std::uint64_t born_max = 0;
-    std::int64_t created_at = 0;
+    std::int64_t created_at = 0;  // When it is inserted: 0 is now.
     schemas::Labels labels;
 };
 
@@ -112,6 +112,8 @@ public:
     Result<void> set_planned(std::uint64_t transaction_id);
     Result<void> set_confirmed(std::uint64_t transaction_id);
     Result<void> delete_pool();
+    // All that is said of a pool goes, and the store is another one; events and given answers stay.
+    Result<void> begin_anew();
     // Spends the next id for good; no_space when the 24 bits are used up.
     Result<std::uint32_t> spend_thin_id();
     // The n-th volume gets thin id n + 1, as in the metadata after a rewind; nobody has a lease. Gives the next one.
@@ -123,6 +125,7 @@ public:
     std::optional<VolumeRow> find_template(std::string_view key);
     std::vector<VolumeRow> thin_ids();  // All of them; only thin_id, name, state, size and births are filled in.
     std::vector<VolumeRow> list_volumes(std::string_view after, std::uint32_t limit);
+    std::vector<VolumeRow> volumes_after(std::int64_t thin_id, std::uint32_t limit);  // All kinds, by thin id.
     std::uint64_t count_ready_volumes();
     Result<void> insert_volume(const VolumeRow& row);
     Result<void> set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling);
@@ -151,6 +154,7 @@ public:
     // An accepted request whose answer is still to come, and that answer (with or without the former).
     Result<void> insert_request(std::string_view request_id, std::string_view digest);
     Result<void> set_reply(std::string_view request_id, std::string_view digest, std::string_view reply);
+    Result<void> forget_request(std::string_view request_id);  // As if it had never been accepted.
     // Forgets up to `most` answers older than an hour that have 100,000 newer ones, and events past
     // the newest 100,000.
     Result<void> purge(std::uint32_t most);

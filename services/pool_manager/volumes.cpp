@@ -121,7 +121,7 @@ Task<std::string> PoolManager::create_volume(Operation& operation, schemas::Volu
     if (!checked) co_return checked.error();
     std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
     if (!request.parent.empty()) names.push_back({volume_key(request.parent), LockMode::shared});
-    Result<NameLock> lock = co_await enter(operation, names);
+    Result<NameLock> lock = co_await enter(operation, names, Access::change);
     if (!lock) co_return lock.error();
     Result<VolumeRow> row = plan_volume(request);
     if (!row) co_return row.error();
@@ -527,6 +527,11 @@ Task<bool> PoolManager::try_removal(Operation& operation, const std::string& sub
 // True: the pool does not have it (any more). False: ask again later. The caller holds its thin key.
 Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& subject) {
     const auto row = store_.volume(*operation.thin_id);
+    if (replaced_.contains(row->thin_id)) {
+        Result<void> noted = store_.quarantine(row->thin_id, "made by somebody else after the volume was lost");
+        if (!noted) co_return noted.error();
+        co_return true;
+    }
     if (row->born_max == 0) {
         // Never seen in the pool: what has its id there may be a stranger's.
         Result<Ownership> owner = co_await whose(operation, *row);

@@ -131,8 +131,9 @@ int FakeDeviceMapper::load_pool(dev_t number, DmTarget& target) {
     if (!disk.formatted) disk = {.formatted = true, .block_sectors = table->block_sectors};
     if (!kernel_.pools.contains(number)) {
         kernel_.pools[number] = {.medium = metadata->medium,
+                                 .data_medium = data->medium,
                                  .core = disk,
-                                 .mode = disk.needs_check ? PoolMode::ro : PoolMode::rw,
+                                 .mode = disk.needs_check || table->read_only ? PoolMode::ro : PoolMode::rw,
                                  .total_metadata_blocks = kernel_.media.at(metadata->medium).sectors / 8};
     }
     table->metadata_device = device_number(metadata->number);
@@ -258,6 +259,8 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
         if (!core.thins.contains(thin_id)) return ENODATA;
         if (active(number, thin_id)) return EBUSY;
         core.thins.erase(thin_id);
+        std::erase_if(kernel_.media.at(pool.data_medium).contents,
+                      [&](const auto& entry) { return entry.first.first == thin_id; });
         return 0;
     }
     if (words[0] == "set_transaction_id") {

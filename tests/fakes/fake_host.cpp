@@ -89,6 +89,27 @@ Result<void> FakeHost::release_backing(const schemas::PoolSpec& spec) {
     return {};
 }
 
+Result<void> FakeHost::discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) {
+    const bool recorded = kernel_.own_pool == spec.pool.uuid;
+    const std::string medium = spec.backing == "loop" ? kMetadataFile : spec.metadata_path;
+    const auto found = kernel_.media.find(medium);
+    if (found != kernel_.media.end()) {
+        const FakeMetadata& metadata = found->second.metadata;
+        const bool blank = !metadata.formatted && !metadata.damaged;
+        if (!blank && !(recorded && may_format(metadata, {.own_transaction_id = own_transaction_id}))) return {};
+    }
+    if (spec.backing == "loop") {
+        kernel_.effect("delete data");
+        kernel_.media.erase(kDataFile);
+        kernel_.effect("delete metadata");
+        kernel_.media.erase(kMetadataFile);
+    } else if (recorded) {
+        kernel_.effect("zero " + medium);
+        kernel_.media.at(medium).metadata = {};
+    }
+    return recorded ? forget_own_pool(spec.pool.uuid) : Result<void>();
+}
+
 Result<std::optional<std::string>> FakeHost::own_pool() {
     return kernel_.own_pool;
 }
@@ -96,6 +117,13 @@ Result<std::optional<std::string>> FakeHost::own_pool() {
 Result<void> FakeHost::record_own_pool(const std::string& uuid) {
     kernel_.effect("record " + uuid);
     kernel_.own_pool = uuid;
+    return {};
+}
+
+Result<void> FakeHost::forget_own_pool(const std::string& uuid) {
+    if (kernel_.own_pool != uuid) return {};
+    kernel_.effect("forget " + uuid);
+    kernel_.own_pool.reset();
     return {};
 }
 
@@ -148,6 +176,7 @@ Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Rec
     std::map<std::uint32_t, FakeThin> thins;
     std::uint32_t next = 2;
     for (const auto& [id, thin] : copy.thins) thins[id < 2 ? id : next++] = thin;
+    if (thins.contains(schemas::kBackupsThinId)) thins[schemas::kBackupsThinId].transaction_id = wanted.transaction_id;
     if (next - 2 != wanted.volumes) return Error{Errc::needs_repair, "the pool has other volumes than the store"};
     copy.thins = std::move(thins);
     copy.time = static_cast<std::uint32_t>(copy.thins.size());
@@ -155,6 +184,61 @@ Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Rec
     kernel_.effect("use the copy");
     kernel_.media.at(kMetadataFile).metadata = std::move(copy);
     return {};
+}
+
+Result<std::vector<ThinListEntry>> FakeHost::list_unloaded_thins(const std::string& metadata_device) {
+    const FakeMetadata& disk = kernel_.media.at(kernel_.block(metadata_device)->medium).metadata;
+    if (kernel_.list_thins_fails || !disk.formatted || disk.damaged) {
+        return Error{Errc::internal, "thin_ls exited with 1"};
+    }
+    std::vector<ThinListEntry> list;
+    for (const auto& [id, thin] : disk.thins) {
+        list.push_back({.thin_id = id, .mapped_blocks = thin.mapped_blocks, .transaction_id = thin.transaction_id});
+    }
+    return list;
+}
+
+// Where the thin's blocks lie: its id, and the data medium of its pool.
+FakePool* FakeHost::thin_at(const std::string& device, std::uint32_t& thin_id) {
+    const auto node = kernel_.nodes.find(device.substr(device.rfind('/') + 1));
+    if (node == kernel_.nodes.end() || !kernel_.devices.contains(node->second)) return nullptr;
+    const FakeDmDevice& found = kernel_.devices.at(node->second);
+    if (!found.live || found.live->target.type != "thin") return nullptr;
+    thin_id = parse_thin_table(found.live->target.parameters)->thin_id;
+    return kernel_.pool_of(found.device);
+}
+
+int FakeHost::read_range(const std::string& device, std::uint64_t offset, std::string& data) {
+    std::uint32_t thin_id = 0;
+    const FakePool* pool = thin_at(device, thin_id);
+    if (pool == nullptr) return ENXIO;
+    const auto& contents = kernel_.media.at(pool->data_medium).contents;
+    for (std::size_t at = 0; at < data.size(); at += kSuperblockBytes) {
+        const auto block = contents.find({thin_id, offset + at});
+        data.replace(at, kSuperblockBytes,
+                     block != contents.end() ? block->second : std::string(kSuperblockBytes, '\0'));
+    }
+    return 0;
+}
+
+int FakeHost::write_range(const std::string& device, std::uint64_t offset, const std::string& data) {
+    kernel_.effect("write " + device);
+    std::uint32_t thin_id = 0;
+    FakePool* pool = thin_at(device, thin_id);
+    if (pool == nullptr) return ENXIO;
+    if (pool->mode != PoolMode::rw) return EIO;
+    if (kernel_.writes_fail > 0) {
+        kernel_.writes_fail--;
+        return EIO;
+    }
+    auto& contents = kernel_.media.at(pool->data_medium).contents;
+    for (std::size_t at = 0; at < data.size(); at += kSuperblockBytes) {
+        // A power cut may come between any two blocks.
+        if (at > 0) kernel_.effect("write on " + device);
+        contents[{thin_id, offset + at}] = data.substr(at, kSuperblockBytes);
+    }
+    kernel_.commit(*pool);  // The flush.
+    return pool->mode == PoolMode::rw ? 0 : EIO;
 }
 
 Result<std::string> FakeHost::device_path(const std::string& number) {

@@ -13,13 +13,18 @@ public:
     Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) override;
     Result<Backing> find_backing(const schemas::PoolSpec& spec) override;
     Result<void> release_backing(const schemas::PoolSpec& spec) override;
+    Result<void> discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) override;
     Result<std::optional<std::string>> own_pool() override;
     Result<void> record_own_pool(const std::string& uuid) override;
+    Result<void> forget_own_pool(const std::string& uuid) override;
     Result<void> check_listed(const std::string& path) override;
     Result<ThinPoolSuperblock> read_superblock(const std::string& device) override;
     Result<void> zero_superblock(const std::string& device) override;
     Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) override;
     Result<void> recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) override;
+    Result<std::vector<ThinListEntry>> list_unloaded_thins(const std::string& metadata_device) override;
+    [[nodiscard]] int read_range(const std::string& device, std::uint64_t offset, std::string& data) override;
+    [[nodiscard]] int write_range(const std::string& device, std::uint64_t offset, const std::string& data) override;
     Result<std::string> device_path(const std::string& number) override;
     Result<std::uint64_t> device_sectors(const std::string& path) override;
     std::vector<schemas::Holder> holders(dev_t device) override;
@@ -29,6 +34,7 @@ private:
     Result<std::string> attach(const std::string& medium, std::uint64_t sectors);
     Result<void> check_unused(const std::string& path);
     bool claimed(dev_t number) const;
+    FakePool* thin_at(const std::string& device, std::uint32_t& thin_id);
 
     FakeKernel& kernel_;
 };

@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "common/device_mapper.h"
 #include "common/thin_pool.h"
@@ -47,6 +48,9 @@ struct FakeMedium {
     std::uint64_t sectors = 0;
     FakeMetadata metadata = {};
     std::string signature = {};  // What libblkid would call it, e.g. "ext4 file system".
+    // Of a pool's data: the 4 KiB blocks of internal thins, by thin id and offset. Pools that were made alike have them
+    // in the same places, so another pool's metadata find these.
+    std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> contents = {};
 };
 
 struct FakeBlockDevice {
@@ -71,6 +75,7 @@ struct FakeDmDevice {
 // A loaded pool: what the kernel has in memory.
 struct FakePool {
     std::string medium;  // Of the metadata.
+    std::string data_medium;
     FakeMetadata core;
     PoolMode mode = PoolMode::rw;
     std::uint64_t total_metadata_blocks = 0;
@@ -92,6 +97,7 @@ struct FakeKernel {
     std::set<std::string> resume_fails;       // dm uuids: resume answers EIO.
 
     bool list_thins_fails = false;
+    std::uint32_t writes_fail = 0;  // That many writes of a range answer EIO.
 
     std::chrono::milliseconds paused{0};  // How long the actor waited, all in all.
 

@@ -258,13 +258,13 @@ TEST_CASE("the create that fills the metadata is neither lost nor done twice", "
     const std::uint64_t roomy = world.kernel.used_metadata_blocks;
     world.kernel.used_metadata_blocks = pool.total_metadata_blocks - pool.core.thins.size() - 1;
     CHECK(word(world.ask_once(create("a", "base"), {.request_id = "one", .timeout_ms = 5000})) == "accepted");
-    CHECK(pool.core.thins.size() == 3);
+    CHECK(thins_of_volumes(world) == 3);
     CHECK_FALSE(exists(world, "a"));
     CHECK(word(world.ask_once(create("b", "base"), {.timeout_ms = 5000})) == "no_space");
     world.kernel.used_metadata_blocks = roomy;  // It was grown.
     pool.mode = PoolMode::rw;
     CHECK(word(world.answer(world.send_once(create("a", "base"), {.request_id = "one"}), 2)) == "ok");
-    CHECK(pool.core.thins.size() == 3);
+    CHECK(thins_of_volumes(world) == 3);
     CHECK(world.store().quarantined().empty());
     check_quiet(world);
 }

@@ -170,7 +170,7 @@ TEST_CASE("a removal that comes while its device is still being activated waits 
         world.run_for(10000);
         CHECK(last_of("goes on with") < last_of(schemas::DeleteThin::kType));
         CHECK_FALSE(exists(world, "a"));
-        CHECK(world.kernel.pools.begin()->second.core.thins.size() == 2);
+        CHECK(thins_of_volumes(world) == 2);
         check_quiet(world);
     }
 }
@@ -214,7 +214,7 @@ TEST_CASE("X6: whose a thin id is, is asked again when the pool leaves service m
     CHECK(world.answers(creation).empty());
     world.repair_pools();
     CHECK(word(world.answer(creation)) == "ok");
-    CHECK(world.kernel.pools.begin()->second.core.thins.size() == 3);
+    CHECK(thins_of_volumes(world) == 3);
     CHECK(world.store().quarantined().empty());
     check_quiet(world);
 }

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
+#include <iterator>
 
 #include <catch2/catch.hpp>
+
+#include "common/names.h"
 
 namespace cowslip::simulation {
 
@@ -99,6 +102,11 @@ schemas::Volume show(World& world, const std::string& id) {
     schemas::VolumeShow message;
     message.id = id;
     return body_of<schemas::VolumeShow>(world.ask_once(message));
+}
+
+std::size_t thins_of_volumes(World& world) {
+    const auto& thins = world.kernel.pools.begin()->second.core.thins;
+    return static_cast<std::size_t>(std::distance(thins.lower_bound(kFirstThinId), thins.end()));
 }
 
 std::vector<std::string> findings(World& world) {

@@ -35,6 +35,7 @@ void check_quiet(World& world);
 
 bool exists(World& world, const std::string& id);
 schemas::Volume show(World& world, const std::string& id);
+std::size_t thins_of_volumes(World& world);       // In the live pool; not the label's.
 std::vector<std::string> findings(World& world);  // "kind subject".
 bool has_finding(World& world, const std::string& wanted);
 

@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
 #include <stdexcept>
 
@@ -209,6 +211,19 @@ void World::kill_manager() {
     at(between(1, 200), [this] {
         if (!manager_) start_manager();
     });
+}
+
+std::string World::take_store() const {
+    if (manager_) throw std::runtime_error("the store is open");
+    std::ifstream file(folder_ + "/store.db", std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void World::put_store(const std::string& bytes) {
+    if (manager_) throw std::runtime_error("the store is open");
+    for (const char* end : {"", "-wal", "-shm", "-journal"}) std::filesystem::remove(folder_ + "/store.db" + end);
+    if (bytes.empty()) return;
+    std::ofstream(folder_ + "/store.db", std::ios::binary) << bytes;
 }
 
 void World::cut_power() {
@@ -542,7 +557,8 @@ std::string World::complain_about_kernel() {
     for (const auto& row : store_->thin_ids()) rows.insert(row.thin_id);
     for (const auto& [number, pool] : kernel.pools) {
         for (const auto& [thin_id, thin] : pool.core.thins) {
-            if (rows.erase(thin_id) == 0) return fmt::format("thin {} is in the pool and in no row", thin_id);
+            if (thin_id >= kFirstThinId && rows.erase(thin_id) == 0)
+                return fmt::format("thin {} is in the pool and in no row", thin_id);
         }
         // Of a release whose commit failed nobody knows; the next start releases it again.
         if (pool.core.held_root != 0 && commits_failed_ == 0) return "a metadata snapshot is held";

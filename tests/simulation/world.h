@@ -116,6 +116,10 @@ public:
     void let_live() { options_.die_at = -1; }
     void cut_power();
     void kill_manager();
+    // The store's file, while there is no manager (right after its death): a copy of it, and another in its place. An
+    // empty one: it is lost.
+    std::string take_store() const;
+    void put_store(const std::string& bytes);
     // SIGTERM; and what the process does last.
     void stop_admitting() { manager_->stop_admitting(); }
     void answer_all_waiting() { send(manager_->answer_all_waiting()); }

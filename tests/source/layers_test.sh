@@ -14,6 +14,7 @@ zmq             common/bus.cpp
 sqlite3         common/sqlite.h common/sqlite.cpp
 msgpack         common/codec.h
 libmount
+zlib.h          common/compress.cpp
 '
 
 # includes TREE: every include in it as "file:name", name with its quotes or brackets.

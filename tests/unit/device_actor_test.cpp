@@ -18,6 +18,13 @@ const std::string kUuid = "0123456789abcdef0123456789abcdef";
 
 struct Crash {};
 
+// As one who has lost his store knows it.
+PoolSpec some_loop_pool() {
+    PoolSpec spec;
+    spec.backing = "loop";
+    return spec;
+}
+
 // A machine with one actor. Its kernel outlives the actor.
 struct Lab {
     FakeKernel kernel;
@@ -606,18 +613,18 @@ TEST_CASE("a delete removes the device first, and names who has the thin active 
 
 TEST_CASE("active devices are listed by thin id, page by page, without the pool", "[device_actor]") {
     Lab world;
-    for (std::uint32_t id = 4100; id > 0; --id) world.kernel.devices[1000 + id].device = world.thin(id);
+    for (std::uint32_t id = 4101; id > 1; --id) world.kernel.devices[1000 + id].device = world.thin(id);
     REQUIRE(world.dm.create({"other", thin_dm_uuid(std::string(32, 'f'), 1)}) == 0);
     const auto first = world.actor.list_active({world.pool});
     REQUIRE(first);
     CHECK(first->more);
     REQUIRE(first->devices.size() == kMaxListed);
-    CHECK(first->devices.front().thin_id == 1);
+    CHECK(first->devices.front().thin_id == 2);
     CHECK_FALSE(first->devices.front().live_table);
     const auto rest = world.actor.list_active({world.pool, first->devices.back().thin_id});
     CHECK_FALSE(rest->more);
     CHECK(rest->devices.size() == 4100 - kMaxListed);
-    CHECK(rest->devices.back().thin_id == 4100);
+    CHECK(rest->devices.back().thin_id == 4101);
 }
 
 TEST_CASE("active devices are listed with what a manager compares", "[device_actor]") {
@@ -707,6 +714,166 @@ TEST_CASE("an adopted pool is used under its own name if root has listed it, and
     CHECK(world.actor.start_pool({spec, 0, 0}).error().code == Errc::unavailable);
 }
 
+TEST_CASE("an internal thin is written and read through a device that is there just as long", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    CHECK(world.actor.read_internal({world.pool, 0, 0, 4096})->verdict.error_number == ENODATA);
+    REQUIRE(world.create_thin(0) == Outcome::done);
+    const std::string text(8192, 'x');
+    CHECK(world.judged(world.actor.write_internal({world.pool, 0, 4096, text}).value()) == Outcome::done);
+    const auto read = world.actor.read_internal({world.pool, 0, 4096, 8192});
+    REQUIRE(read);
+    CHECK(world.judged(read->verdict) == Outcome::done);
+    CHECK(read->data == text);
+    CHECK(world.actor.read_internal({world.pool, 0, 0, 4096})->data == std::string(4096, '\0'));
+    CHECK(world.kernel.devices.size() == 1);
+    world.kernel.fail_commits = 1;
+    CHECK(world.judged(world.actor.write_internal({world.pool, 0, 0, text}).value()) == Outcome::unknown);
+}
+
+TEST_CASE("only whole blocks of internal thins are read or written", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.create_thin(0) == Outcome::done);
+    REQUIRE(world.create_thin(2) == Outcome::done);
+    const auto refused = [](const auto& answer) { return !answer && answer.error().code == Errc::invalid_argument; };
+    CHECK(refused(world.actor.read_internal({world.pool, 2, 0, 4096})));
+    CHECK(refused(world.actor.write_internal({world.pool, 2, 0, std::string(4096, 'x')})));
+    CHECK(refused(world.actor.read_internal({world.pool, 0, 512, 4096})));
+    CHECK(refused(world.actor.read_internal({world.pool, 0, 0, 100})));
+    CHECK(refused(world.actor.read_internal({world.pool, 0, 0, 0})));
+    CHECK(refused(world.actor.read_internal({world.pool, 0, kLabelSectors * 512, 4096})));
+    CHECK(refused(world.actor.read_internal({world.pool, 1, 0, kMostInternalBytes + 4096})));
+    CHECK(refused(world.actor.write_internal({world.pool, 0, ~std::uint64_t{4095}, std::string(8192, 'x')})));
+}
+
+TEST_CASE("an internal thin that a dead actor left is not listed, is used, and does not keep the pool",
+          "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.create_thin(0) == Outcome::done);
+    REQUIRE(world.activate(0, kLabelSectors).error_number == 0);
+    CHECK(world.actor.list_active({world.pool})->devices.empty());
+    SECTION("by the next command") {
+        REQUIRE(world.actor.read_internal({world.pool, 0, 0, 4096}));
+        CHECK(world.kernel.devices.size() == 1);
+    }
+    SECTION("by the pool's end") {
+        REQUIRE(world.actor.stop_pool({world.spec}));
+        CHECK(world.kernel.devices.empty());
+    }
+}
+
+TEST_CASE("what a creation made is discarded to the last trace, wherever the actor dies", "[device_actor][crash]") {
+    die_everywhere([](Lab& world) { world.make_pool(); },
+                   [](Lab& world) {
+                       return world.actor.discard_pool({world.spec, kTag + 1, {}}).has_value();
+                   },
+                   [](Lab& world) {
+                       CHECK(world.kernel.devices.empty());
+                       CHECK(world.kernel.blocks.empty());
+                       CHECK(world.kernel.media.empty());
+                       CHECK_FALSE(world.kernel.own_pool);
+                   });
+}
+
+TEST_CASE("of two devices only metadata that are the new pool's are zeroed when it is discarded", "[device_actor]") {
+    Lab world;
+    world.kernel.add_disk("/dev/vda", kGib);
+    world.kernel.add_disk("/dev/vdb", 32768);
+    world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb"};
+    world.spec.backing = "pair";
+    world.spec.data_path = "/dev/vda";
+    world.spec.metadata_path = "/dev/vdb";
+    world.spec.data_sectors = world.spec.metadata_sectors = 0;
+    FakeMetadata& metadata = world.kernel.media.at("/dev/vdb").metadata;
+    SECTION("it was made") {
+        world.make_pool();
+        REQUIRE(world.actor.discard_pool({world.spec, kTag + 1, {}}));
+        CHECK_FALSE(metadata.formatted);
+        CHECK_FALSE(world.kernel.own_pool);
+    }
+    SECTION("it was refused") {
+        metadata = {.formatted = true, .block_sectors = 128, .transaction_id = kTag + 99};
+        REQUIRE_FALSE(world.actor.create_pool({.spec = world.spec, .own_transaction_id = kTag + 1}));
+        REQUIRE(world.actor.discard_pool({world.spec, kTag + 1, {}}));
+        CHECK(metadata.formatted);
+    }
+    SECTION("another pool lies there by now") {
+        world.make_pool();
+        REQUIRE(world.actor.stop_pool({world.spec}));
+        metadata.transaction_id = kTag + 99;
+        REQUIRE(world.actor.discard_pool({world.spec, kTag + 1, {}}));
+        CHECK(metadata.formatted);
+    }
+}
+
+TEST_CASE("a pool that is started read-only takes no message, whatever its transaction id", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.create_thin(2) == Outcome::done);
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    CHECK_FALSE(world.actor.start_pool({world.spec, kTag + 7, kTag + 9}));
+    const auto state = world.actor.start_pool({world.spec, kTag + 7, kTag + 9, true});
+    REQUIRE(state);
+    CHECK(state->loaded);
+    CHECK(parse_thin_pool_status(state->status)->mode == PoolMode::ro);
+    CHECK(world.actor.create_thin({world.pool, 3})->error_number == EOPNOTSUPP);
+    CHECK(world.activate(2, 65536, true).error_number == 0);
+    REQUIRE(world.actor.deactivate({world.pool, 2}));
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    world.kernel.media.at("file:metadata").metadata = {};
+    CHECK(world.actor.start_pool({world.spec, 0, kTag + 9, true}).error().code == Errc::needs_repair);
+    CHECK_FALSE(world.kernel.media.at("file:metadata").metadata.formatted);
+}
+
+TEST_CASE("a pool is examined without being loaded, also by a folder that knows no more than its uuid",
+          "[device_actor]") {
+    Lab world;
+    CHECK(world.actor.examine_pool({some_loop_pool()}).error().code == Errc::not_found);
+    world.make_pool();
+    REQUIRE(world.create_thin(2) == Outcome::done);
+    const auto live = world.actor.examine_pool({world.spec});
+    REQUIRE(live);
+    CHECK(live->state.loaded);
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    const std::uint64_t loads = world.kernel.effects["load"];
+    const auto found = world.actor.examine_pool({some_loop_pool()});
+    REQUIRE(found);
+    CHECK_FALSE(found->state.loaded);
+    CHECK(found->state.superblock.transaction_id == kTag + 1);
+    CHECK(found->state.spec.pool.uuid == kUuid);
+    CHECK(found->state.spec.pool.device == pool_dm_name(kUuid));
+    CHECK(found->state.spec.data_sectors == kGib);
+    CHECK(found->state.spec.metadata_sectors == 32768);
+    CHECK(found->listed);
+    REQUIRE(found->thins.size() == 1);
+    CHECK(found->thins.front().transaction_id == kTag + 1);
+    CHECK(world.kernel.effects["load"] == loads);
+    world.kernel.media.at("file:metadata").metadata.damaged = true;
+    CHECK_FALSE(world.actor.examine_pool({world.spec})->listed);
+}
+
+TEST_CASE("the file system on a thin is found through a device of its own, or through the one that is there",
+          "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.create_thin(2) == Outcome::done);
+    CHECK(world.actor.find_filesystem({world.pool, 2})->fs == "none");
+    std::string block(4096, '\0');
+    block.replace(0, 4, "XFSB");
+    block[6] = 0x10;   // 4096.
+    block[14] = 0x20;  // 8192 blocks.
+    world.kernel.media.at("file:data").contents[{2, 0}] = block;
+    CHECK(world.actor.find_filesystem({world.pool, 2})->fs == "xfs");
+    CHECK(world.actor.find_filesystem({world.pool, 2})->size_sectors == 65536);
+    CHECK(world.kernel.devices.size() == 1);
+    REQUIRE(world.activate(2).error_number == 0);
+    CHECK(world.actor.find_filesystem({world.pool, 2})->fs == "xfs");
+    CHECK(world.kernel.devices.size() == 2);
+    CHECK(world.actor.find_filesystem({world.pool, 9})->error_number == ENODATA);
+}
+
 TEST_CASE("values that no sane manager sends are refused before anything is looked at", "[device_actor]") {
     Lab world;
     world.make_pool();
@@ -748,9 +915,10 @@ TEST_CASE("a command arrives as bytes and is answered with bytes", "[device_acto
     CHECK(decode_as<Verdict>(*answer)->error_number == 0);
     CHECK(world.core().core.thins.contains(2));
     CHECK(world.actor.handle("device.brew", document->root()).body.error().code == Errc::unimplemented);
-    for (const auto* type : {CreatePool::kType, InspectPool::kType, StartPool::kType, StopPool::kType,
-                             ReadPoolStatus::kType, SetTransactionId::kType, CreateSnap::kType, DeleteThin::kType,
-                             Activate::kType, Deactivate::kType, Resume::kType, ListActive::kType, ListThins::kType}) {
+    for (const auto* type :
+         {DiscardPool::kType, WriteInternal::kType, ReadInternal::kType, CreatePool::kType, InspectPool::kType,
+          StartPool::kType, StopPool::kType, ReadPoolStatus::kType, SetTransactionId::kType, CreateSnap::kType,
+          DeleteThin::kType, Activate::kType, Deactivate::kType, Resume::kType, ListActive::kType, ListThins::kType}) {
         const auto refused = world.actor.handle(type, decode(encode(NoFields{}))->root()).body;
         REQUIRE_FALSE(refused);
         CHECK(refused.error().code == Errc::invalid_argument);

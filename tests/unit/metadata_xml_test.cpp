@@ -68,4 +68,16 @@ TEST_CASE("what thin_dump has never written is refused: it might hold a time", "
     CHECK_FALSE(recounted(line + "\n"));
 }
 
+TEST_CASE("the ring of store backups is born anew, since they name volumes by their old thin ids", "[metadata_xml]") {
+    MetadataRecount recount(77);
+    const std::string line =
+        "  <device dev_id=\"1\" mapped_blocks=\"1\" transaction=\"4\" creation_time=\"0\" snap_time=\"0\">\n";
+    REQUIRE(recount.look(line));
+    recount.no_more();
+    const auto rewritten = recount.rewrite(line);
+    REQUIRE(rewritten);
+    CHECK(rewritten->find("transaction=\"77\"") != std::string::npos);
+    CHECK(rewritten->find("dev_id=\"1\"") != std::string::npos);
+}
+
 }  // namespace cowslip

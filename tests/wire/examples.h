@@ -65,6 +65,7 @@ inline PoolStatus::Reply example_pool_status() {
     return {.name = "default",
             .uuid = kExampleUuid,
             .state = "ready",
+            .verdict = "orphans",
             .mode = "rw",
             .needs_check = true,
             .transaction_id = 4503599627370497,
@@ -156,10 +157,19 @@ void for_each_device_message(Visitor&& visit) {
     const PoolState state = example_pool_state();
     visit_message(visit, CreatePool{.spec = example_pool_spec(), .force = true, .own_transaction_id = 1}, state);
     visit_message(visit, InspectPool{.device = "vg-pool"}, state);
-    visit_message(visit,
-                  StartPool{.spec = example_pool_spec(), .confirmed = 4503599627370497, .planned = 4503599627370498},
-                  state);
+    visit_message(
+        visit,
+        StartPool{
+            .spec = example_pool_spec(), .confirmed = 4503599627370497, .planned = 4503599627370498, .read_only = true},
+        state);
+    visit_message(visit, ExaminePool{.spec = example_pool_spec()},
+                  {.state = state,
+                   .listed = true,
+                   .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497}}});
     visit_message(visit, StopPool{.spec = example_pool_spec()}, state);
+    visit_message(visit,
+                  DiscardPool{.spec = example_pool_spec(), .own_transaction_id = 4503599627370497, .thin_ids = {0, 1}},
+                  state);
     visit_message(visit, ReadPoolStatus{.pool = pool, .superblock = true}, state);
     visit_message(visit, SetTransactionId{.pool = pool, .from = 4503599627370497, .to = 4503599627370498},
                   example_verdict());
@@ -188,6 +198,12 @@ void for_each_device_message(Visitor&& visit) {
                                 .live_table = true,
                                 .path = example_device().path}},
                    .more = true});
+    visit_message(visit, WriteInternal{.pool = pool, .thin_id = 1, .offset_bytes = 4096, .data = "label"},
+                  example_verdict());
+    visit_message(visit, ReadInternal{.pool = pool, .thin_id = 1, .offset_bytes = 4096, .length = 8192},
+                  {.verdict = example_verdict(), .data = "label"});
+    visit_message(visit, FindFilesystem{.pool = pool, .thin_id = 42},
+                  {.error_number = 5, .fs = "xfs", .size_sectors = 20971520});
     visit_message(visit, ListThins{.pool = pool, .after_thin_id = 41, .release_held = true},
                   {.verdict = example_verdict(),
                    .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497}},
@@ -232,7 +248,12 @@ void for_each_pool_message(Visitor&& visit) {
                              .force = true,
                              .accept_no_zeroing = true},
                   example_pool_status());
-    visit_message(visit, PoolStart{}, example_pool_status());
+    visit_message(visit, PoolStart{.read_only = true}, example_pool_status());
+    visit_message(visit, PoolRebuild{.data_device = "/dev/vdb", .metadata_device = "/dev/vdc", .adopt = "vg-pool"},
+                  {.pool = example_pool_status(),
+                   .backup_taken_at = "2026-11-22T10:11:12.345Z",
+                   .recovered = {"recovered-42"},
+                   .dropped = {"gone"}});
     visit_message(visit, LeaseList{.after_id = "a", .after_holder = "h", .limit = 10},
                   {.leases = {{.id = "a",
                                .holder = "default",

@@ -1,0 +1,171 @@
+#include "services/pool_manager/label.h"
+
+#include <algorithm>
+#include <array>
+
+#include "common/compress.h"
+#include "common/crc32c.h"
+
+namespace cowslip {
+
+namespace {
+
+// Header: magic, version, kind, length of the payload, sequence, checksum of all of the frame but itself.
+constexpr std::string_view kFrameMagic = "cowslip\n";
+constexpr std::uint32_t kFrameVersion = 1;
+constexpr std::size_t kFrameHeaderBytes = 32;
+constexpr std::size_t kFrameChecksumAt = 28;
+constexpr std::size_t kMostFrameBytes = schemas::kMostInternalBytes;
+constexpr std::size_t kMostChunkBytes = kMaxFrameBytes;  // Decompressed.
+
+template <class T>
+void put_number(std::string& bytes, T value) {
+    for (std::size_t i = 0; i < sizeof(T); ++i) bytes.push_back(static_cast<char>(value >> (8 * i)));
+}
+
+template <class T>
+T get_number(std::string_view bytes, std::size_t at) {
+    T value = 0;
+    for (std::size_t i = 0; i < sizeof(T); ++i) {
+        value |= static_cast<T>(static_cast<T>(static_cast<unsigned char>(bytes[at + i])) << (8 * i));
+    }
+    return value;
+}
+
+std::uint32_t frame_checksum(std::string_view frame) {
+    return crc32c(std::string(frame.substr(0, kFrameChecksumAt)) + std::string(frame.substr(kFrameHeaderBytes)));
+}
+
+struct Chunk {
+    std::vector<BackupRow> rows;
+    MSGPACK_DEFINE_MAP(rows)
+};
+
+}  // namespace
+
+std::string make_frame(FrameKind kind, const LabelFrame& frame) {
+    std::string bytes(kFrameMagic);
+    put_number(bytes, kFrameVersion);
+    put_number(bytes, static_cast<std::uint32_t>(kind));
+    put_number(bytes, static_cast<std::uint32_t>(frame.payload.size()));
+    put_number(bytes, frame.sequence);
+    put_number(bytes, std::uint32_t{0});
+    bytes += frame.payload;
+    const std::uint32_t checksum = frame_checksum(bytes);
+    for (std::size_t i = 0; i < 4; ++i) bytes[kFrameChecksumAt + i] = static_cast<char>(checksum >> (8 * i));
+    bytes.resize((bytes.size() + kFrameBlockBytes - 1) / kFrameBlockBytes * kFrameBlockBytes, '\0');
+    return bytes;
+}
+
+std::optional<LabelFrame> parse_frame(FrameKind kind, std::string_view bytes) {
+    if (bytes.size() < kFrameHeaderBytes || !bytes.starts_with(kFrameMagic)) return std::nullopt;
+    const auto length = get_number<std::uint32_t>(bytes, 16);
+    if (get_number<std::uint32_t>(bytes, 8) != kFrameVersion || length > bytes.size() - kFrameHeaderBytes ||
+        get_number<std::uint32_t>(bytes, 12) != static_cast<std::uint32_t>(kind)) {
+        return std::nullopt;
+    }
+    const std::string_view frame = bytes.substr(0, kFrameHeaderBytes + length);
+    if (get_number<std::uint32_t>(frame, kFrameChecksumAt) != frame_checksum(frame)) return std::nullopt;
+    return LabelFrame{get_number<std::uint64_t>(frame, 20), std::string(frame.substr(kFrameHeaderBytes))};
+}
+
+std::string encode_label(const PoolLabel& label) {
+    const std::string payload = encode(label);
+    return make_frame(FrameKind::label, {1, payload}) + make_frame(FrameKind::label, {2, payload});
+}
+
+std::optional<PoolLabel> newest_label(std::string_view slots) {
+    std::optional<PoolLabel> newest;
+    std::uint64_t sequence = 0;
+    for (std::size_t at = 0; at < slots.size(); at += kFrameBlockBytes) {
+        const auto frame = parse_frame(FrameKind::label, slots.substr(at, kFrameBlockBytes));
+        if (!frame || frame->sequence <= sequence) continue;
+        auto label = decode_as<PoolLabel>(std::string_view(frame->payload));
+        if (!label) continue;
+        newest = std::move(*label);
+        sequence = frame->sequence;
+    }
+    return newest;
+}
+
+BackupRow to_backup(const VolumeRow& row) {
+    return {.thin_id = row.thin_id,
+            .name = row.name.value_or(""),
+            .template_key = row.template_key.value_or(""),
+            .kind = row.kind,
+            .state = row.state,
+            .parent = row.parent,
+            .origin_id = row.origin_id,
+            .size_sectors = row.size_sectors,
+            .fs_sectors = row.fs_sectors,
+            .fs = row.fs,
+            .created_at = row.created_at,
+            .labels = row.labels};
+}
+
+VolumeRow from_backup(const BackupRow& row) {
+    VolumeRow volume;
+    volume.thin_id = row.thin_id;
+    if (!row.name.empty()) volume.name = row.name;
+    if (!row.template_key.empty()) volume.template_key = row.template_key;
+    volume.kind = row.kind;
+    volume.state = row.state;
+    volume.parent = row.parent;
+    volume.origin_id = row.origin_id;
+    volume.size_sectors = row.size_sectors;
+    volume.fs_sectors = row.fs_sectors;
+    volume.fs = row.fs;
+    volume.created_at = row.created_at;
+    volume.labels = row.labels;
+    return volume;
+}
+
+std::uint64_t backup_head_offset(std::uint64_t sequence) {
+    return sequence % kBackupSlots * kFrameBlockBytes;
+}
+
+std::uint64_t backup_area_offset(std::uint64_t sequence) {
+    return kBackupHeadsBytes + sequence % kBackupSlots * kBackupAreaBytes;
+}
+
+std::optional<std::string> make_backup_head(std::uint64_t sequence, const BackupHead& head) {
+    BackupHead fitting = head;
+    while (encode(fitting).size() > kFrameBlockBytes - kFrameHeaderBytes && !fitting.quarantined.empty()) {
+        fitting.quarantined.pop_back();
+    }
+    std::string frame = make_frame(FrameKind::backup_head, {sequence, encode(fitting)});
+    if (frame.size() != kFrameBlockBytes) return std::nullopt;
+    return frame;
+}
+
+std::string make_backup_chunk(std::uint64_t sequence, const std::vector<BackupRow>& rows) {
+    return make_frame(FrameKind::backup_chunk, {sequence, compress(encode(Chunk{rows}))});
+}
+
+std::vector<FoundBackup> find_backups(std::string_view heads, const std::string& pool_uuid) {
+    std::vector<FoundBackup> found;
+    for (std::size_t at = 0; at < heads.size(); at += kFrameBlockBytes) {
+        const auto frame = parse_frame(FrameKind::backup_head, heads.substr(at, kFrameBlockBytes));
+        if (!frame || backup_head_offset(frame->sequence) != at) continue;
+        auto head = decode_as<BackupHead>(std::string_view(frame->payload));
+        if (!head || head->pool_uuid != pool_uuid) continue;
+        const bool sound = std::all_of(head->chunk_bytes.begin(), head->chunk_bytes.end(), [](std::uint32_t bytes) {
+            return bytes != 0 && bytes <= kMostFrameBytes && bytes % kFrameBlockBytes == 0;
+        });
+        if (sound) found.push_back({frame->sequence, std::move(*head)});
+    }
+    std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.sequence > b.sequence; });
+    return found;
+}
+
+std::optional<std::vector<BackupRow>> parse_backup_chunk(std::uint64_t sequence, std::string_view bytes) {
+    const auto frame = parse_frame(FrameKind::backup_chunk, bytes);
+    if (!frame || frame->sequence != sequence) return std::nullopt;
+    const auto text = decompress(frame->payload, kMostChunkBytes);
+    if (!text) return std::nullopt;
+    auto chunk = decode_as<Chunk>(std::string_view(*text));
+    if (!chunk) return std::nullopt;
+    return std::move(chunk->rows);
+}
+
+}  // namespace cowslip
