@@ -33,7 +33,8 @@ Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest>
     NameLock lock = co_await names_.acquire(names);
     if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
     if (pool_.read_only && access == Access::read) co_return Result<NameLock>(std::move(lock));
-    if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    Result<void> sound = check_sound();
+    if (!sound) co_return sound.error();
     Result<void> started = co_await start_pool(operation);
     if (!started) co_return started.error();
     co_return Result<NameLock>(std::move(lock));
@@ -41,7 +42,7 @@ Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest>
 
 // Out of service: the kernel has stopped to take messages. Nothing is undone; it is asked again.
 Task<void> PoolManager::pool_in_service(Operation& operation) {
-    while (!pool_.loaded || !pool_.writable || !pool_.frozen.empty()) {
+    while (!pool_.loaded || !pool_.writable || !pool_.frozen.empty() || !check_sound()) {
         operation.waiting_for = "the pool to be writable";
         co_await pool_changed_.wait();
     }

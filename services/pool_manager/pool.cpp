@@ -15,11 +15,7 @@ namespace cowslip {
 
 namespace {
 
-constexpr std::int64_t kWatchMs = 1000;
-constexpr std::uint32_t kMostPurged = 4096;  // Of answers and of events, each time: more than is written meanwhile.
 constexpr std::size_t kMostLeftBytes = 256 << 10U;  // What cleanup tells of that it left.
-constexpr std::int64_t kGenerationMs = 600 * 1000;
-constexpr std::int64_t kBackupMs = 60 * 1000;  // Between two of them.
 constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
 
 std::string new_uuid() {
@@ -96,16 +92,14 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
     if (status->needs_check) mode += " needs_check";
     if (mode != pool_.mode) {
         if (!pool_.mode.empty()) fact("pool.mode", pool_row_->name, {{"from", pool_.mode}, {"to", mode}});
-        if (writable) unfind(FindingKind::pool, pool_row_->name);
-        if (!writable)
-            find(FindingKind::pool, pool_row_->name,
-                 fmt::format("the pool is {}: nothing can be created or removed", mode));
         pool_.mode = mode;
     }
     if (writable != pool_.writable) {
         pool_.writable = writable;
         pool_changed_.notify_all();
     }
+    // What it lies on is seen by the watch alone.
+    if (!is_of_devices(pool_.fault)) set_fault(fault_of(*status), "");
     return outcome;
 }
 
@@ -135,32 +129,6 @@ Seen PoolManager::seen_by_store() {
     }
     for (const auto& [thin_id, reason] : store_.quarantined()) seen.quarantined.insert(thin_id);
     return seen;
-}
-
-void PoolManager::look_for_room() {
-    has_room_ = options_.has_room();
-    if (has_room_) return unfind(FindingKind::state_full, "");
-    find(FindingKind::state_full, "",
-         "the file system of the state folder is full: make room there; no volume is made until then");
-}
-
-Task<std::string> PoolManager::watch(Operation& operation) {
-    for (;;) {
-        co_await sleep_ms(kWatchMs);
-        look_for_room();
-        Result<void> purged = store_.purge(kMostPurged);
-        if (!purged) co_return purged.error();
-        if (!pool_.loaded || !pool_.frozen.empty()) continue;
-        schemas::ReadPoolStatus command{pool_row_->spec.pool, true};
-        operation.deaths = 0;
-        Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::watching, command);
-        if (!state || !pool_.loaded) continue;
-        if (state->superblock.valid) pool_.snapshots_taken = state->superblock.time;
-        take_status(operation, 0, state->status);
-        look_at_lifetimes();
-        if (backup_due_ && now_.monotonic_ms - backup_begun_ms_ > kBackupMs) begin_backup();
-        if (creates_in_generation_ > 0 && now_.monotonic_ms - generation_opened_ms_ > kGenerationMs) begin_generation();
-    }
 }
 
 // ---- generations -----------------------------------------------------------------------------
@@ -415,6 +383,7 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
         if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
         co_return state.error();
     }
+    set_fault(PoolFault::none, "");
     unfind(FindingKind::pool, pool_row_->name);
     pool_.data_device = state->data_device;
     pool_.metadata_device = state->metadata_device;
@@ -529,6 +498,7 @@ Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operat
 // Everything is put away; the store stays, and the next create, get or attach starts the pool again.
 Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemCleanup /*request*/) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
+    const NameLock start = co_await names_.acquire(kStartKey, LockMode::exclusive);
     schemas::SystemCleanup::Reply reply;
     if (!pool_row_ || (pool_row_->state != "ready" && !pool_.read_only)) co_return encode(reply);
     // Removals are durable and go on when the pool is started again: they may have half of the client's patience.
@@ -565,6 +535,7 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
         event("pool.stopped", pool_row_->name);
         pool_row_ = store_.pool();
         pool_ = {};
+        unfind(FindingKind::pool, pool_row_->name);
     }
     reply.leases_ended -= store_.count_leases();
     co_return encode(reply);

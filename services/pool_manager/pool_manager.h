@@ -7,9 +7,9 @@
 //
 // Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; leases.cpp get, put,
 // attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
-// identity.cpp what the pool says of itself (label, store backups); rebuild.cpp the store made anew; lifetime.cpp its
-// clock and thin ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the start; queries.cpp what changes
-// nothing.
+// faults.cpp what goes wrong with it; identity.cpp what the pool says of itself (label, store backups); rebuild.cpp the
+// store made anew; lifetime.cpp its clock and thin ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the
+// start; queries.cpp what changes nothing.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,7 @@
 #include "services/pool_manager/findings.h"
 #include "services/pool_manager/keys.h"
 #include "services/pool_manager/name_queue.h"
+#include "services/pool_manager/pool_fault.h"
 #include "services/pool_manager/store.h"
 #include "services/pool_manager/task.h"
 #include "services/pool_manager/verdict.h"
@@ -89,6 +90,7 @@ struct ManagerOptions {
     // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
     std::function<bool()> has_room = [] { return true; };
     std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
+    bool store_lost = false;                                                 // There was a store, and this one is new.
 };
 
 class PoolManager {
@@ -175,6 +177,8 @@ private:
         bool read_only = false;  // Loaded so that nothing of it can change; `loaded` is false then.
         PoolVerdict verdict = PoolVerdict::normal;
         std::string frozen;  // Why store and pool cannot be brought together; empty: they can.
+        PoolFault fault = PoolFault::none;
+        std::string fault_detail;
         std::optional<ThinPoolStatus> status;
         std::string mode;  // As last announced.
         std::string data_device;
@@ -306,8 +310,6 @@ private:
     Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation, Held held);
     Task<std::string> cleanup(Operation& operation, schemas::SystemCleanup request);
     Task<std::string> put_away_for_cleanup(Operation& operation, std::uint32_t thin_id, std::vector<std::string>* left);
-    Task<std::string> watch(Operation& operation);
-    void look_for_room();
     void begin_generation();
     Task<std::string> advance_generation(Operation& operation);
     Outcome take_status(const Operation& operation, std::int32_t error_number, const std::string& status);
@@ -367,6 +369,14 @@ private:
     Task<std::string> repair_one(Operation& operation, Difference difference);
     Task<std::string> resume_pool(Operation& operation);
     Task<std::string> restore_or_end_leases(Operation& operation, std::uint32_t thin_id);
+    // faults.cpp
+    Task<std::string> watch(Operation& operation);
+    void look_for_room();
+    void take_look(const Operation& operation, const Result<schemas::PoolState>& seen);
+    void set_fault(PoolFault fault, const std::string& detail);
+    Result<void> check_sound() const;
+    void begin_load_again();
+    Task<std::string> load_again(Operation& operation);
 
     // recovery.cpp
     Task<std::string> recover(Operation& operation);

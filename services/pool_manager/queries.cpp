@@ -138,7 +138,10 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     if (!pool_row_) return reply;
     reply.name = pool_row_->name;
     reply.uuid = pool_row_->spec.pool.uuid;
-    reply.state = pool_.read_only ? "read_only" : pool_.frozen.empty() ? pool_row_->state : "frozen";
+    reply.state = pool_.read_only         ? "read_only"
+                  : !pool_.frozen.empty() ? "frozen"
+                  : !check_sound()        ? "needs_repair"
+                                          : pool_row_->state;
     reply.verdict = to_string(pool_.verdict);
     reply.backing = pool_row_->spec.backing;
     reply.block_size_bytes = pool_row_->spec.block_sectors * kSectorBytes;
@@ -164,6 +167,7 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
         warn("metadata", reply.metadata);
     }
     if (!pool_.frozen.empty()) reply.warnings.push_back(pool_.frozen);
+    if (pool_.fault != PoolFault::none) reply.warnings.push_back(explain(pool_.fault, pool_.fault_detail));
     const auto warn_of_lifetime = [&](const char* what, std::uint64_t used) {
         if (used * 2 >= kLastThinId)
             reply.warnings.push_back(fmt::format("{} % of the pool's {} are used up", used * 100 / kLastThinId, what));

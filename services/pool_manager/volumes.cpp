@@ -54,18 +54,12 @@ Result<void> PoolManager::check_room() const {
                      "the file system of the state folder is full: make room there (volumes can still be removed)"};
     }
     if (!pool_.status) return {};
-    const bool out_of_metadata = pool_.status->mode == PoolMode::ro && !pool_.status->needs_check;
-    if (pool_.loaded && !pool_.writable && !out_of_metadata) {
-        return Error{Errc::needs_repair, fmt::format("the pool is {}: volumes can be got and put, and none is made or "
-                                                     "deleted until it is repaired",
-                                                     pool_.mode)};
-    }
     if (pool_.status->mode == PoolMode::out_of_data_space ||
         pool_.status->used_data_blocks >= pool_.status->total_data_blocks) {
         return Error{Errc::no_space, "the pool is out of data space: remove volumes"};
     }
-    if (out_of_metadata) {
-        return Error{Errc::no_space, "the pool is out of metadata space: remove volumes"};
+    if (pool_.fault == PoolFault::metadata_full) {
+        return Error{Errc::no_space, explain(pool_.fault, pool_.fault_detail)};
     }
     return {};
 }

@@ -133,7 +133,9 @@ Result<void> FakeHost::check_listed(const std::string& path) {
 }
 
 Result<ThinPoolSuperblock> FakeHost::read_superblock(const std::string& device) {
-    const FakeMetadata& disk = kernel_.media.at(kernel_.block(device)->medium).metadata;
+    const FakeMedium& medium = kernel_.media.at(kernel_.block(device)->medium);
+    if (medium.unreadable) return Error{Errc::internal, "read '" + device + "': Input/output error"};
+    const FakeMetadata& disk = medium.metadata;
     ThinPoolSuperblock superblock;
     superblock.zeroed = !disk.formatted && !disk.damaged;
     superblock.damaged = disk.damaged;

@@ -51,6 +51,7 @@ struct FakeMedium {
     // Of a pool's data: the 4 KiB blocks of internal thins, by thin id and offset. Pools that were made alike have them
     // in the same places, so another pool's metadata find these.
     std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> contents = {};
+    bool unreadable = false;  // A fault: reading it is an I/O error.
 };
 
 struct FakeBlockDevice {

@@ -43,6 +43,10 @@ private:
         cut_meanwhile_ = false;
         world_.ask(message, std::move(done));
     }
+    // The pool's metadata are being repaired: nothing was changed.
+    bool refused_for_repair(const Answer& answer) const {
+        return answer.error && answer.error->code == Errc::needs_repair && world_.commits_failed() > 0;
+    }
 
     // What a lease is that was taken by the request answered just now.
     std::optional<bool> taken() const { return cut_meanwhile_ ? std::nullopt : std::optional(true); }
@@ -76,9 +80,7 @@ private:
         schemas::VolumeCreate message = create(name_, parent_);
         message.get = with_get;
         ask(message, [this, with_get](const Answer& answer) {
-            // The pool's metadata are being repaired: nothing was changed.
-            if (!exists_ && answer.error && answer.error->code == Errc::needs_repair && world_.commits_failed() > 0)
-                return world_.at(5000, [this, with_get] { ask_create(with_get); });
+            if (refused_for_repair(answer)) return world_.at(5000, [this, with_get] { ask_create(with_get); });
             expect(answer, {exists_ ? "already_exists" : "ok"});
             if (!exists_ && with_get) leased_ = taken();
             if (!exists_) attached_ = false;
@@ -90,7 +92,9 @@ private:
     template <class Message>
     void ask_for_lease(const Message& message, bool attached) {
         const std::optional<bool> before = leased_;
-        ask(message, [this, attached, before](const Answer& answer) {
+        ask(message, [this, message, attached, before](const Answer& answer) {
+            if (refused_for_repair(answer))
+                return world_.at(5000, [this, message, attached] { ask_for_lease(message, attached); });
             const bool in_the_way = attached_ != attached && before != false;
             Words allowed = {exists_ ? "ok" : "not_found"};
             if (exists_ && in_the_way) {
