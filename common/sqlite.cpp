@@ -107,24 +107,34 @@ Database::Database(sqlite3* handle) : handle_(handle, &sqlite3_close) {}
 Database::Database(Database&&) noexcept = default;
 Database::~Database() = default;
 
-Result<Database> Database::open(const std::string& file) {
-    drop_page_cache(file);
-    drop_page_cache(file + "-wal");
+Result<Database> Database::open(const std::string& file, const StoreDisk& disk) {
+    const auto drop = disk.drop_page_cache ? disk.drop_page_cache : drop_page_cache;
+    drop(file);
+    drop(file + "-wal");
     sqlite3* handle = nullptr;
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    const int code = sqlite3_open_v2(file.c_str(), &handle, flags, relative_vfs());
+    const int code = sqlite3_open_v2(file.c_str(), &handle, flags, disk.vfs != nullptr ? disk.vfs : relative_vfs());
     Database database(handle);
     if (code != SQLITE_OK)
         return Error{Errc::needs_repair, fmt::format("open store '{}': {}", file, sqlite3_errstr(code))};
+    try {
+        TRY(database.prepare_file(file));
+    } catch (const StoreFailure& failure) {
+        return Error{Errc::needs_repair, failure.what()};
+    }
+    return database;
+}
+
+Result<void> Database::prepare_file(const std::string& file) {
     // Exclusive before WAL: then the WAL index lives in our memory, and no second process can join.
     for (const char* pragma :
          {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
           "PRAGMA foreign_keys=ON", "PRAGMA trusted_schema=OFF", "PRAGMA journal_size_limit=67108864"}) {
-        TRY(database.execute(pragma));
+        TRY(execute(pragma));
     }
     const auto value_of = [&](const char* pragma) {
-        Query query = database.query(pragma);
-        return query.next() ? query.text(0) : std::string();
+        Query pragma_query = query(pragma);
+        return pragma_query.next() ? pragma_query.text(0) : std::string();
     };
     if (value_of("PRAGMA journal_mode") != "wal" || value_of("PRAGMA synchronous") != "2" ||
         value_of("PRAGMA foreign_keys") != "1") {
@@ -134,11 +144,21 @@ Result<Database> Database::open(const std::string& file) {
     // What an earlier process failed to sync may be in the log all the same: nothing is built on it before it is
     // on the disk, in the database. No room for that is no broken disk.
     try {
-        database.query("PRAGMA wal_checkpoint(TRUNCATE)").next();
+        query("PRAGMA wal_checkpoint(TRUNCATE)").next();
     } catch (const StoreFailure& failure) {
-        if (failure.kind() != StoreFailure::Kind::full) return Error{Errc::needs_repair, failure.what()};
+        if (failure.kind() != StoreFailure::Kind::full) throw;
     }
-    return database;
+    return {};
+}
+
+std::string Database::find_damage() {
+    try {
+        Query check = query("PRAGMA quick_check(1)");
+        const std::string found = check.next() ? check.text(0) : "no answer";
+        return found == "ok" ? "" : found;
+    } catch (const StoreFailure& failure) {
+        return failure.what();
+    }
 }
 
 Query Database::query(const char* sql) {
@@ -155,6 +175,7 @@ Query Database::query(const char* sql) {
 Result<void> Database::execute(const std::string& sql) {
     const int code = sqlite3_exec(handle_.get(), sql.c_str(), nullptr, nullptr, nullptr);
     if (code == SQLITE_OK) return {};
+    give_up();
     const Errc errc = (code & 0xFF) == SQLITE_FULL ? Errc::no_space : Errc::needs_repair;
     return Error{errc, fmt::format("store: {}", sqlite3_errmsg(handle_.get()))};
 }
@@ -193,9 +214,16 @@ std::int64_t Database::changes() const {
     return sqlite3_total_changes64(handle_.get());
 }
 
+// The close of the connection does not copy the log into the database then: a sync that failed is not tried again by
+// who has its pages in the cache.
+void Database::give_up() {
+    sqlite3_db_config(handle_.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+}
+
 // After SQLITE_FULL inside a savepoint the *whole* transaction is gone, and the next statement
 // would commit by itself: so a failure is never survived by the connection that saw it.
 void Database::fail(int code, std::string_view what) {
+    give_up();
     const auto kind = (code & 0xFF) == SQLITE_FULL ? StoreFailure::Kind::full : StoreFailure::Kind::broken;
     throw StoreFailure(kind, fmt::format("store: {}: {}", what, sqlite3_errmsg(handle_.get())));
 }

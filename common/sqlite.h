@@ -1,5 +1,5 @@
 // SQLite as the store needs it: one exclusive connection, a statement cache, and three kinds of
-// failure kept apart. The only files that include sqlite3.h are this one's .cpp.
+// failure kept apart. Nobody else includes sqlite3.h but the disk that tests put below it.
 //
 // A full disk and an I/O error throw StoreFailure: nothing but the process's end can answer them
 // (protocol.md, store errors), so no caller handles them and no transaction survives them. A
@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -68,14 +69,20 @@ private:
     int bound_ = 0;
 };
 
+// Where the file lies. Tests put a disk of their own here (tests/fakes/fake_disk.h).
+struct StoreDisk {
+    const char* vfs = nullptr;  // Name of a SQLite VFS; null: the unix one, with names as they are given.
+    std::function<void(const std::string& file)> drop_page_cache = nullptr;  // Of what is clean; null: the kernel's.
+};
+
 class Database {
 public:
     // `file` is opened as it is written, relative to the working folder: SQLite would make it
     // absolute, and an unprivileged process may not be able to traverse the parents. Sets WAL,
     // synchronous=FULL, locking_mode=EXCLUSIVE, foreign_keys, and checks that they hold. The page
     // cache of the file and its WAL is dropped first, so that what a failed sync left in it is not
-    // taken for what the disk has.
-    static Result<Database> open(const std::string& file);
+    // taken for what the disk has. needs_repair: the file is damaged, or its disk fails.
+    static Result<Database> open(const std::string& file, const StoreDisk& disk = {});
     Database(Database&&) noexcept;
     Database& operator=(Database&&) = delete;
     ~Database();
@@ -84,6 +91,8 @@ public:
     Query query(const char* sql);
     // Several statements, no rows, uncached; for schemas and pragmas.
     Result<void> execute(const std::string& sql);
+    // Reads every page. What is wrong, in SQLite's words; empty: nothing.
+    std::string find_damage();
 
     // A transaction opens by itself before the first statement that changes something, and a
     // savepoint inside it, so a turn that changes nothing costs nothing.
@@ -97,6 +106,8 @@ public:
 private:
     friend class Query;
     explicit Database(sqlite3* handle);
+    Result<void> prepare_file(const std::string& file);
+    void give_up();
     void open_savepoint();
     [[noreturn]] void fail(int code, std::string_view what);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include "common/actor_session.h"
@@ -35,6 +36,12 @@ Result<StateFolder> enter_state_folder(const StateFolder& folder, const Account&
     return here;
 }
 
+Result<void> make_mark(const char* file) {
+    const Fd fd(::open(file, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd) return errno_error(errno, fmt::format("make '{}'", file));
+    return {};
+}
+
 Result<void> run(const ServiceOptions& options, int stop_fd) {
     const StateFolder folder = TRY(resolve_state_folder(options.state, options.run));
     const Account account = TRY(service_account());
@@ -51,6 +58,10 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
         return std::map<std::string, std::uint64_t>{{"store_syncs", count_syncs()}};
     };
     Store store = TRY(Store::open("store.db"));
+    // Beside it, so that one that is emptied is told from one that never was.
+    const bool made_before = ::access("made", F_OK) == 0;
+    manager_options.store_lost = store.made_now() && made_before;
+    if (!made_before) TRY(make_mark("made"));
     BusContext context;
     PoolManager manager(store, std::move(manager_options));
     Server server = TRY(Server::open(context, here, manager));

@@ -26,6 +26,12 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     pool_row_ = store_.pool();
     actors_.expect(actor_locks);
     look_for_room();
+    if (options_.store_lost) {
+        find(FindingKind::store_lost, "",
+             "the store is new, and there was one before it that is empty or gone: what it knew is lost; next: put a "
+             "copy "
+             "of it in its place, or go on without");
+    }
     for (const auto& [thin_id, reason] : store_.quarantined()) {
         findings_[{FindingKind::foreign_thin, std::to_string(thin_id)}] =
             "a thin id in the pool that is not ours; it is left alone: " + reason;

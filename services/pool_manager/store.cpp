@@ -82,17 +82,32 @@ std::string format_time(std::int64_t milliseconds) {
                        parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, milliseconds % 1000);
 }
 
-Result<Store> Store::open(const std::string& file) {
-    Store store(TRY(Database::open(file)));
-    TRY(store.migrate());
-    {
-        Query newest = store.database_.query("SELECT max(at), max(seq) FROM event");
-        newest.next();
-        store.set_time(newest.integer(0));
-        store.next_event_ = newest.uinteger(1) + 1;
+Result<Store> Store::open(const std::string& file, const StoreDisk& disk) {
+    const auto refuse = [&](const std::string& why) {
+        return Error{
+            Errc::needs_repair,
+            fmt::format("open store '{}': {}; nothing was changed. Next: keep a copy of it and its -wal, look at "
+                        "its disk, and put a copy in its place that is whole",
+                        file, why)};
+    };
+    Result<Database> database = Database::open(file, disk);
+    if (!database) return refuse(database.error().message);
+    try {
+        Store store(std::move(*database));
+        if (const std::string damage = store.database_.find_damage(); !damage.empty()) return refuse(damage);
+        if (auto migrated = store.migrate(); !migrated) return refuse(migrated.error().message);
+        {
+            Query newest = store.database_.query("SELECT max(at), max(seq) FROM event");
+            newest.next();
+            store.set_time(newest.integer(0));
+            store.next_event_ = newest.uinteger(1) + 1;
+        }
+        store.committed_next_event_ = store.next_event_;
+        return store;
+    } catch (const StoreFailure& failure) {
+        if (failure.kind() == StoreFailure::Kind::full) throw;
+        return refuse(failure.what());
     }
-    store.committed_next_event_ = store.next_event_;
-    return store;
 }
 
 // Each migration is one transaction that ends with its user_version.
@@ -108,11 +123,12 @@ Result<void> Store::migrate() {
             database_.execute(fmt::format("BEGIN IMMEDIATE; {} PRAGMA application_id={}; PRAGMA user_version={}; "
                                           "INSERT INTO host VALUES (1, '{}', '', 1); COMMIT;",
                                           kStoreSql, kApplicationId, kVersion, random_hex())));
+        made_now_ = true;
         return {};
     }
-    if (application != kApplicationId) return Error{Errc::needs_repair, "open store: the file is another program's"};
+    if (application != kApplicationId) return Error{Errc::needs_repair, "the file is another program's"};
     if (version > kVersion) {
-        return Error{Errc::needs_repair, fmt::format("open store: it is of version {}, and this program knows {}: use "
+        return Error{Errc::needs_repair, fmt::format("it is of version {}, and this program knows {}: use "
                                                      "the newer cowslip",
                                                      version, kVersion)};
     }

@@ -87,8 +87,10 @@ std::string format_time(std::int64_t milliseconds);
 
 class Store {
 public:
-    // Opens or makes it, migrates it, and refuses a file that is not ours or is newer than we are.
-    static Result<Store> open(const std::string& file);
+    // Opens or makes it, migrates it, and refuses (needs_repair, with the way out) a file that is damaged, not ours,
+    // or newer than we are.
+    static Result<Store> open(const std::string& file, const StoreDisk& disk = {});
+    bool made_now() const { return made_now_; }
 
     // The clock of everything written from now on; never runs backwards.
     void set_time(std::int64_t wall_ms);
@@ -174,6 +176,7 @@ private:
     Result<void> migrate();
 
     Database database_;
+    bool made_now_ = false;
     std::int64_t now_ = 0;
     std::string now_text_;  // As events have it.
     std::uint64_t next_event_ = 1;

@@ -62,7 +62,7 @@ TEST_CASE("an older store over a newer pool is seen before anything is done", "[
     World world({.seed = 1});
     make_pool_and_base(world);
     world.kill_manager();
-    const std::string older = world.take_store();
+    const FakeDisk::Image older = world.take_store();
     REQUIRE(world.call(create("a", "base")));
     world.run_for(10000);
     world.kill_manager();
@@ -70,7 +70,7 @@ TEST_CASE("an older store over a newer pool is seen before anything is done", "[
     const bool power_cut = GENERATE(false, true);  // Else the pool is live.
     if (power_cut) world.cut_power();
     if (!power_cut) world.kill_manager();
-    const std::string newer = world.take_store();
+    const FakeDisk::Image newer = world.take_store();
     world.put_store(older);
     check_frozen(world, "store_older");
     CHECK_THAT(world.ask_once(get("base")).error->message, Catch::Contains("older copy"));

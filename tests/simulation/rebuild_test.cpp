@@ -30,7 +30,7 @@ FakeMetadata& committed(World& world) {
 
 void lose_store(World& world) {
     world.kill_manager();
-    world.put_store("");
+    world.put_store({});
     world.run_for(1000);
 }
 
@@ -110,7 +110,7 @@ TEST_CASE("a store that is older than its pool is made anew, without losing what
     World world({.seed = 1});
     make_pool_and_base(world);
     world.kill_manager();
-    const std::string older = world.take_store();
+    const FakeDisk::Image older = world.take_store();
     REQUIRE(world.call(create("a", "base")));
     world.kill_manager();
     world.run_for(10000);
@@ -141,7 +141,7 @@ TEST_CASE("a removal that was acknowledged is finished after a rebuild", "[rebui
     REQUIRE(world.call(remove("a")));
     world.run_for(70000);
     world.kill_manager();
-    world.put_store("");
+    world.put_store({});
     world.kill_held_actors();  // With the thin id still in the pool.
     world.let_go();
     world.run_for(1000);
@@ -277,7 +277,7 @@ TEST_CASE("a frozen pool can be looked at, and nothing of it changes", "[rebuild
     World world({.seed = 1});
     make_pool_and_base(world);
     world.kill_manager();
-    const std::string older = world.take_store();
+    const FakeDisk::Image older = world.take_store();
     world.run_for(10000);
     world.kill_manager();
     world.run_for(10000);

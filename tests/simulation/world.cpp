@@ -1,9 +1,5 @@
 #include "tests/simulation/world.h"
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <stdexcept>
 
@@ -23,9 +19,6 @@ constexpr std::size_t kHistory = 4000;
 
 World::World(Options options) : options_(options), random_(options.seed) {
     spdlog::set_level(spdlog::level::off);  // The history says more.
-    std::string pattern = "/dev/shm/cowslip-simulation-XXXXXX";
-    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    folder_ = pattern;
     kernel.before_effect = [this](const std::string& effect) {
         note("effect " + effect);
         maybe_fail_a_commit();
@@ -40,7 +33,6 @@ World::World(Options options) : options_(options), random_(options.seed) {
 World::~World() {
     manager_.reset();
     store_.reset();
-    std::filesystem::remove_all(folder_);
 }
 
 void World::at(std::int64_t delay_ms, std::function<void()> action) {
@@ -110,6 +102,7 @@ void World::stop_faults() {
     options_.faults = {};
     kernel.fail_commits = 0;
     repair_pools();
+    disk.heal();
 }
 
 // ---- clients ---------------------------------------------------------------------------------
@@ -183,8 +176,20 @@ void World::on_reply(const std::string& payload) {
 // ---- the manager -----------------------------------------------------------------------------
 
 void World::start_manager() {
-    auto store = Store::open(folder_ + "/store.db");
-    if (!store) throw std::runtime_error(store.error().message);
+    const auto open = [this]() -> Result<Store> {
+        try {
+            return Store::open("store.db", disk.disk());
+        } catch (const StoreFailure& failure) {
+            return Error{Errc::no_space, failure.what()};
+        }
+    };
+    auto store = open();
+    if (!store) {
+        if (!disk.has_failed()) throw std::runtime_error(store.error().message);
+        note("no manager: " + store.error().message);
+        disk.kill();
+        return start_manager_later(1000);
+    }
     store_.emplace(std::move(*store));
     ManagerOptions options = options_.manager;
     options.boot_id = fmt::format("boot-{}", boot_);
@@ -194,7 +199,12 @@ void World::start_manager() {
     note(fmt::format("manager {} starts", manager_number_));
     std::vector<std::string> locks;
     for (const auto& [name, actor] : actors_) locks.push_back(name);
-    manager_->start(locks, {now_ms_, now_ms_});
+    try {
+        manager_->start(locks, {now_ms_, now_ms_});
+    } catch (const StoreFailure& failure) {
+        note(failure.what());
+        return kill_manager();
+    }
     for (const auto& [name, actor] : actors_) {
         if (!actor.busy) at(between(1, 50), [this, name = name] { hello(name); });
     }
@@ -204,32 +214,35 @@ void World::start_manager() {
 void World::kill_manager() {
     if (!manager_) return;
     note("manager dies");
+    disk.kill();
     manager_.reset();
     store_.reset();
     inbox_.clear();
     for (auto& [name, actor] : actors_) actor.queued.clear();  // Dropped with the connection.
-    at(between(1, 200), [this] {
+    start_manager_later(between(1, 200));
+}
+
+void World::start_manager_later(std::int64_t delay_ms) {
+    at(delay_ms, [this] {
         if (!manager_) start_manager();
     });
 }
 
-std::string World::take_store() const {
+FakeDisk::Image World::take_store() const {
     if (manager_) throw std::runtime_error("the store is open");
-    std::ifstream file(folder_ + "/store.db", std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
+    return disk.image();
 }
 
-void World::put_store(const std::string& bytes) {
+void World::put_store(const FakeDisk::Image& image) {
     if (manager_) throw std::runtime_error("the store is open");
-    for (const char* end : {"", "-wal", "-shm", "-journal"}) std::filesystem::remove(folder_ + "/store.db" + end);
-    if (bytes.empty()) return;
-    std::ofstream(folder_ + "/store.db", std::ios::binary) << bytes;
+    disk.put(image);
 }
 
 void World::cut_power() {
     note("power cut");
     power_fails_ = false;
     ++boot_;
+    disk.cut_power();
     kernel.reboot();
     mounts.reboot();
     while (!actors_.empty()) actor_died(actors_.begin()->first);
@@ -268,6 +281,9 @@ void World::turn() {
         if (dies) throw Death{};
     } catch (const Death&) {
         return power_fails_ ? cut_power() : kill_manager();
+    } catch (const StoreFailure& failure) {
+        note(failure.what());
+        return kill_manager();
     }
     if (const auto timer = manager_->next_timer()) {
         at(*timer - now_ms_, [this, number = manager_number_] {

@@ -24,6 +24,7 @@
 #include "services/mount_actor/mount_actor.h"
 #include "services/pool_manager/pool_manager.h"
 #include "tests/fakes/fake_device_mapper.h"
+#include "tests/fakes/fake_disk.h"
 #include "tests/fakes/fake_host.h"
 #include "tests/fakes/fake_kernel.h"
 #include "tests/fakes/fake_mounts.h"
@@ -118,8 +119,8 @@ public:
     void kill_manager();
     // The store's file, while there is no manager (right after its death): a copy of it, and another in its place. An
     // empty one: it is lost.
-    std::string take_store() const;
-    void put_store(const std::string& bytes);
+    FakeDisk::Image take_store() const;
+    void put_store(const FakeDisk::Image& image);
     // SIGTERM; and what the process does last.
     void stop_admitting() { manager_->stop_admitting(); }
     void answer_all_waiting() { send(manager_->answer_all_waiting()); }
@@ -151,6 +152,7 @@ public:
         return std::uniform_int_distribution<std::int64_t>(least, most)(random_);
     }
 
+    FakeDisk disk;  // Of the store.
     FakeKernel kernel;
     FakeMountState mounts;
     std::set<std::string> opened;  // dm uuids of devices that somebody has open.
@@ -184,6 +186,7 @@ private:
     void send_request(const std::string& id);
     void on_reply(const std::string& payload);
     void start_manager();
+    void start_manager_later(std::int64_t delay_ms);
     void deliver(Input input);
     void turn();
     void send(const Outbox& outbox);
@@ -209,7 +212,6 @@ private:
 
     Options options_;
     std::mt19937_64 random_;
-    std::string folder_;
     std::multimap<std::int64_t, std::function<void()>> events_;
     std::int64_t now_ms_ = 1000000;
     std::int64_t happened_ = 0;

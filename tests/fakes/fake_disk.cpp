@@ -1,0 +1,288 @@
+#include "tests/fakes/fake_disk.h"
+
+#include <sqlite3.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+namespace cowslip {
+
+namespace {
+
+constexpr std::size_t kPage = 4096;
+
+struct Content {
+    std::string cache;
+    std::string disk;
+    std::set<std::size_t> dirty;  // Pages to be written by the next sync.
+    std::set<std::size_t> lost;   // Clean, and not on the disk: their sync has failed.
+};
+
+// A page of `text`, with zeros for what is beyond its end.
+std::string page_of(const std::string& text, std::size_t number) {
+    const std::size_t begin = std::min(number * kPage, text.size());
+    std::string page = text.substr(begin, kPage);
+    page.resize(kPage, '\0');
+    return page;
+}
+
+// The size stays.
+void put_page(std::string& text, std::size_t number, const std::string& page) {
+    const std::size_t begin = number * kPage;
+    if (begin >= text.size()) return;
+    const std::size_t size = std::min(kPage, text.size() - begin);
+    text.replace(begin, size, page, 0, size);
+}
+
+}  // namespace
+
+struct FakeDisk::State {
+    sqlite3_vfs vfs{};
+    std::string name;
+    std::map<std::string, Content> files;
+    std::uint64_t life = 0;
+    std::map<DiskCall, std::uint64_t> calls;
+    std::optional<DiskFault> fault;
+    bool failed = false;
+    bool nobody = false;  // No process has the store open: it was killed.
+
+    bool fails(DiskCall call) {
+        ++calls[call];
+        if (!fault || fault->call != call) return false;
+        if (fault->nth > 0) {
+            --fault->nth;
+            return false;
+        }
+        failed = true;
+        if (!fault->for_ever) fault.reset();
+        return true;
+    }
+};
+
+namespace {
+
+// What SQLite has open. A temporary file has its content here.
+struct OpenFile {
+    sqlite3_file base;
+    void* state;
+    std::uint64_t life;
+    Content* content;
+    Content* temporary;
+};
+
+}  // namespace
+
+// SQLite's calls; in a struct that may see the state.
+struct FakeDiskCalls {
+    using State = FakeDisk::State;
+    static OpenFile& open_file(sqlite3_file* file) { return *reinterpret_cast<OpenFile*>(file); }
+    static State& state_of(const OpenFile& file) { return *static_cast<State*>(file.state); }
+    static bool is_dead(const OpenFile& file) { return state_of(file).life != file.life; }
+
+    static int close(sqlite3_file* file) {
+        delete open_file(file).temporary;
+        return SQLITE_OK;
+    }
+    static int read(sqlite3_file* file, void* to, int size, sqlite3_int64 offset) {
+        OpenFile& open = open_file(file);
+        if (is_dead(open)) return SQLITE_IOERR_READ;
+        if (open.temporary == nullptr && state_of(open).fails(DiskCall::read)) return SQLITE_IOERR_READ;
+        const std::string& text = open.content->cache;
+        const auto wanted = static_cast<std::size_t>(size);
+        const std::size_t begin = std::min(static_cast<std::size_t>(offset), text.size());
+        const std::size_t there = std::min(wanted, text.size() - begin);
+        std::memcpy(to, text.data() + begin, there);
+        if (there == wanted) return SQLITE_OK;
+        std::memset(static_cast<char*>(to) + there, 0, wanted - there);
+        return SQLITE_IOERR_SHORT_READ;
+    }
+    static int write(sqlite3_file* file, const void* from, int size, sqlite3_int64 offset) {
+        OpenFile& open = open_file(file);
+        if (is_dead(open)) return SQLITE_OK;
+        if (open.temporary == nullptr) {
+            const bool full = state_of(open).fault && state_of(open).fault->full;
+            if (state_of(open).fails(DiskCall::write)) return full ? SQLITE_FULL : SQLITE_IOERR_WRITE;
+        }
+        const auto begin = static_cast<std::size_t>(offset);
+        const auto end = begin + static_cast<std::size_t>(size);
+        std::string& text = open.content->cache;
+        if (text.size() < end) text.resize(end, '\0');
+        std::memcpy(text.data() + begin, from, end - begin);
+        for (std::size_t page = begin / kPage; page * kPage < end; ++page) open.content->dirty.insert(page);
+        return SQLITE_OK;
+    }
+    static int truncate(sqlite3_file* file, sqlite3_int64 size) {
+        OpenFile& open = open_file(file);
+        if (is_dead(open)) return SQLITE_OK;
+        open.content->cache.resize(static_cast<std::size_t>(size), '\0');
+        return SQLITE_OK;
+    }
+    static int sync(sqlite3_file* file, int /*flags*/) {
+        OpenFile& open = open_file(file);
+        if (is_dead(open) || open.temporary != nullptr) return SQLITE_OK;
+        Content& content = *open.content;
+        if (state_of(open).fails(DiskCall::sync)) {
+            content.lost.merge(content.dirty);
+            content.dirty.clear();
+            return SQLITE_IOERR_FSYNC;
+        }
+        content.disk.resize(content.cache.size(), '\0');
+        for (const std::size_t page : content.dirty) {
+            put_page(content.disk, page, page_of(content.cache, page));
+            content.lost.erase(page);
+        }
+        content.dirty.clear();
+        return SQLITE_OK;
+    }
+    static int size(sqlite3_file* file, sqlite3_int64* size) {
+        *size = static_cast<sqlite3_int64>(open_file(file).content->cache.size());
+        return SQLITE_OK;
+    }
+    static int lock(sqlite3_file* /*file*/, int /*level*/) { return SQLITE_OK; }
+    static int check_lock(sqlite3_file* /*file*/, int* locked) {
+        *locked = 0;
+        return SQLITE_OK;
+    }
+    static int control(sqlite3_file* /*file*/, int /*operation*/, void* /*argument*/) { return SQLITE_NOTFOUND; }
+    static int sector_size(sqlite3_file* /*file*/) { return static_cast<int>(kPage); }
+    static int characteristics(sqlite3_file* /*file*/) { return SQLITE_IOCAP_POWERSAFE_OVERWRITE; }
+
+    static int open(sqlite3_vfs* vfs, const char* name, sqlite3_file* file, int flags, int* out_flags) {
+        static const sqlite3_io_methods methods = {
+            .iVersion = 1,
+            .xClose = &close,
+            .xRead = &read,
+            .xWrite = &write,
+            .xTruncate = &truncate,
+            .xSync = &sync,
+            .xFileSize = &size,
+            .xLock = &lock,
+            .xUnlock = &lock,
+            .xCheckReservedLock = &check_lock,
+            .xFileControl = &control,
+            .xSectorSize = &sector_size,
+            .xDeviceCharacteristics = &characteristics,
+            .xShmMap = nullptr,
+            .xShmLock = nullptr,
+            .xShmBarrier = nullptr,
+            .xShmUnmap = nullptr,
+            .xFetch = nullptr,
+            .xUnfetch = nullptr,
+        };
+        auto& state = *static_cast<State*>(vfs->pAppData);
+        OpenFile& opened = open_file(file);
+        opened = {};
+        state.nobody = false;
+        if (name != nullptr && state.fails(DiskCall::open)) return SQLITE_CANTOPEN;
+        if (name != nullptr && (flags & SQLITE_OPEN_CREATE) == 0 && state.files.count(name) == 0)
+            return SQLITE_CANTOPEN;
+        opened.base.pMethods = &methods;
+        opened.state = &state;
+        opened.life = state.life;
+        opened.temporary = name == nullptr ? new Content : nullptr;
+        opened.content = name == nullptr ? opened.temporary : &state.files[name];
+        if (out_flags != nullptr) *out_flags = flags;
+        return SQLITE_OK;
+    }
+    static int remove(sqlite3_vfs* vfs, const char* name, int /*sync_folder*/) {
+        auto& state = *static_cast<State*>(vfs->pAppData);
+        if (state.nobody) return SQLITE_OK;  // The close of a connection whose process was killed.
+        return state.files.erase(name) == 0 ? SQLITE_IOERR_DELETE_NOENT : SQLITE_OK;
+    }
+    static int access(sqlite3_vfs* vfs, const char* name, int /*flags*/, int* there) {
+        *there = static_cast<State*>(vfs->pAppData)->files.count(name) != 0 ? 1 : 0;
+        return SQLITE_OK;
+    }
+    static int full_name(sqlite3_vfs* /*vfs*/, const char* name, int size, char* out) {
+        const std::string_view text(name);
+        if (text.size() >= static_cast<std::size_t>(size)) return SQLITE_CANTOPEN;
+        *std::copy(text.begin(), text.end(), out) = '\0';
+        return SQLITE_OK;
+    }
+};
+
+FakeDisk::FakeDisk() : state_(std::make_unique<State>()) {
+    static int number = 0;
+    state_->name = fmt::format("fake-disk-{}", ++number);
+    sqlite3_vfs& vfs = state_->vfs;
+    vfs = *sqlite3_vfs_find("unix");  // Its randomness and its clock.
+    vfs.pNext = nullptr;
+    vfs.zName = state_->name.c_str();
+    vfs.pAppData = state_.get();
+    vfs.szOsFile = static_cast<int>(sizeof(OpenFile));
+    vfs.xOpen = &FakeDiskCalls::open;
+    vfs.xDelete = &FakeDiskCalls::remove;
+    vfs.xAccess = &FakeDiskCalls::access;
+    vfs.xFullPathname = &FakeDiskCalls::full_name;
+    if (sqlite3_vfs_register(&vfs, 0) != SQLITE_OK) throw std::runtime_error("register a SQLite VFS");
+}
+
+FakeDisk::~FakeDisk() {
+    sqlite3_vfs_unregister(&state_->vfs);
+}
+
+StoreDisk FakeDisk::disk() {
+    return {.vfs = state_->name.c_str(),
+            .drop_page_cache = [this](const std::string& file) { drop_clean_pages(file); }};
+}
+
+void FakeDisk::fail(const DiskFault& fault) {
+    state_->fault = fault;
+    state_->failed = false;
+}
+
+void FakeDisk::heal() {
+    state_->fault.reset();
+}
+
+bool FakeDisk::has_failed() const {
+    return state_->failed;
+}
+
+std::map<DiskCall, std::uint64_t> FakeDisk::calls() const {
+    return state_->calls;
+}
+
+void FakeDisk::kill() {
+    ++state_->life;
+    state_->nobody = true;
+}
+
+void FakeDisk::cut_power() {
+    kill();
+    for (auto& [name, content] : state_->files) content = {content.disk, content.disk, {}, {}};
+}
+
+void FakeDisk::drop_clean_pages(const std::string& file) {
+    const auto found = state_->files.find(file);
+    if (found == state_->files.end()) return;
+    Content& content = found->second;
+    for (const std::size_t page : std::exchange(content.lost, {})) {
+        if (!content.dirty.contains(page)) put_page(content.cache, page, page_of(content.disk, page));
+    }
+}
+
+FakeDisk::Image FakeDisk::image() const {
+    Image image;
+    for (const auto& [name, content] : state_->files) image[name] = content.cache;
+    return image;
+}
+
+void FakeDisk::put(const Image& image) {
+    state_->files.clear();
+    for (const auto& [name, bytes] : image) state_->files[name] = {bytes, bytes, {}, {}};
+}
+
+std::string& FakeDisk::on_disk(const std::string& file) {
+    return state_->files.at(file).disk;
+}
+
+bool FakeDisk::has(const std::string& file) const {
+    return state_->files.contains(file);
+}
+
+}  // namespace cowslip

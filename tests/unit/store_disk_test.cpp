@@ -1,0 +1,127 @@
+// The store on a disk that fails or has lost something: seen at the next opening, and never built upon.
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include <catch2/catch.hpp>
+
+#include "services/pool_manager/store.h"
+#include "tests/fakes/fake_disk.h"
+#include "tests/fakes/temporary_folder.h"
+
+namespace cowslip {
+namespace {
+
+std::uint64_t rows(Database& database) {
+    Query query = database.query("SELECT count(*) FROM line");
+    query.next();
+    return query.uinteger(0);
+}
+
+void insert(Database& database) {
+    REQUIRE(database.query("INSERT INTO line VALUES (NULL)").run());
+    database.release_savepoint();
+}
+
+Database open_lines(const StoreDisk& disk) {
+    auto database = Database::open("lines", disk);
+    INFO((database ? "" : database.error().message));
+    REQUIRE(database);
+    return std::move(*database);
+}
+
+std::string bytes_of(const std::string& file) {
+    std::ifstream stream(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+}  // namespace
+
+TEST_CASE("X10: what a failed sync left in the page cache is not taken for what the disk has", "[store]") {
+    FakeDisk disk;
+    {
+        Database database = open_lines(disk.disk());
+        REQUIRE(database.execute("CREATE TABLE line (number INTEGER PRIMARY KEY) STRICT"));
+        insert(database);
+        REQUIRE(database.commit());
+        disk.fail({.call = DiskCall::sync});
+        insert(database);
+        CHECK_THROWS_AS(database.commit(), StoreFailure);
+        disk.kill();
+    }
+    SECTION("the cache is dropped, so the row was never there") {
+        {
+            Database database = open_lines(disk.disk());
+            CHECK(rows(database) == 1);
+            insert(database);
+            REQUIRE(database.commit());
+        }
+        disk.cut_power();
+        Database database = open_lines(disk.disk());
+        CHECK(rows(database) == 2);
+    }
+    SECTION("one that keeps the cache sees it") {
+        StoreDisk keeping = disk.disk();
+        keeping.drop_page_cache = [](const std::string&) {};
+        Database database = open_lines(keeping);
+        CHECK(rows(database) == 2);
+    }
+}
+
+TEST_CASE("a connection whose sync has failed does not try it again when it is closed", "[store]") {
+    FakeDisk disk;
+    {
+        Database database = open_lines(disk.disk());
+        REQUIRE(database.execute("CREATE TABLE line (number INTEGER PRIMARY KEY) STRICT"));
+        disk.fail({.call = DiskCall::sync});
+        insert(database);
+        CHECK_THROWS_AS(database.commit(), StoreFailure);
+        disk.fail({.call = DiskCall::sync, .for_ever = true});
+    }
+    CHECK_FALSE(disk.has_failed());
+}
+
+TEST_CASE("a store that is damaged or cut short is refused, with the way out, and left as it is", "[store]") {
+    const TemporaryFolder folder;
+    const std::string file = folder / "store.db";
+    {
+        auto store = Store::open(file);
+        REQUIRE(store);
+        for (int i = 0; i < 200; ++i)
+            REQUIRE(store->append_event("type", "subject", {{"text", std::string(100, 'x')}}));
+        REQUIRE(store->commit());
+    }
+    const std::uintmax_t size = std::filesystem::file_size(file);
+    REQUIRE(size > 40000);
+    SECTION("its header is overwritten") {
+        std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).write("nothing of the kind", 19);
+    }
+    SECTION("a page in its middle is") {
+        std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+        stream.seekp(static_cast<std::streamoff>(size / 2 / 4096 * 4096));
+        stream << std::string(4096, '\x5a');
+    }
+    SECTION("its last page is cut off") {
+        std::filesystem::resize_file(file, size - 4096);
+    }
+    SECTION("half of it is") {
+        std::filesystem::resize_file(file, size / 8192 * 4096);
+    }
+    const std::string before = bytes_of(file);
+    const auto store = Store::open(file);
+    REQUIRE_FALSE(store);
+    CHECK(store.error().code == Errc::needs_repair);
+    CHECK_THAT(store.error().message, Catch::Contains(file) && Catch::Contains("Next: "));
+    CHECK(bytes_of(file) == before);
+}
+
+TEST_CASE("a store that was emptied is new, and one that is there is not", "[store]") {
+    const TemporaryFolder folder;
+    const std::string file = folder / "store.db";
+    CHECK(Store::open(file)->made_now());
+    CHECK_FALSE(Store::open(file)->made_now());
+    std::filesystem::resize_file(file, 0);
+    CHECK(Store::open(file)->made_now());
+}
+
+}  // namespace cowslip
