@@ -371,4 +371,58 @@ struct ListThins {
     MSGPACK_DEFINE_MAP(pool, after_thin_id, release_held)
 };
 
+// ---- metadata of a pool that is not loaded (in_use if it is); never those of an adopted one
+
+// thin_check, and if they are whole the flag needs_check is cleared. unavailable: the device cannot be read or written,
+// so nothing is known of them.
+struct CheckMetadata {
+    static constexpr const char* kType = "device.check_metadata";
+    struct Reply {
+        bool sound = false;
+        std::string report;  // What is wrong with them, in thin_check's words.
+        MSGPACK_DEFINE_MAP(sound, report)
+    };
+    PoolSpec spec;
+    MSGPACK_DEFINE_MAP(spec)
+};
+
+struct RepairedThin {
+    std::uint32_t thin_id = 0;
+    std::uint64_t mapped_blocks = 0;
+    std::uint64_t blocks_before = 0;  // As the damaged metadata have it; if they cannot tell, the same.
+    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, blocks_before)
+};
+
+// thin_repair into a copy: the file DIR/pool/metadata.repaired, or for a pair the device `spare` (which root has
+// listed). The damaged ones stay as they are. What is in the copy comes in pages, like ListThins; the first one makes
+// it.
+struct RepairMetadata {
+    static constexpr const char* kType = "device.repair_metadata";
+    struct Reply {
+        bool sound = false;  // thin_repair made a copy, and thin_check finds nothing in it.
+        std::string report;
+        std::uint64_t transaction_id = 0;  // In the copy's superblock.
+        std::vector<RepairedThin> thins;
+        bool more = false;
+        MSGPACK_DEFINE_MAP(sound, report, transaction_id, thins, more)
+    };
+    PoolSpec spec;
+    std::string spare;
+    std::uint64_t transaction_id = 0;  // For the copy, if the damaged superblock does not tell.
+    std::int64_t after_thin_id = -1;
+    MSGPACK_DEFINE_MAP(spec, spare, transaction_id, after_thin_id)
+};
+
+// Puts the copy in the place of a loop pool's metadata file. At no instant is there none, and the damaged one is kept
+// under the name that comes back.
+struct ReplaceMetadata {
+    static constexpr const char* kType = "device.replace_metadata";
+    struct Reply {
+        std::string damaged_copy;
+        MSGPACK_DEFINE_MAP(damaged_copy)
+    };
+    PoolSpec spec;
+    MSGPACK_DEFINE_MAP(spec)
+};
+
 }  // namespace cowslip::schemas

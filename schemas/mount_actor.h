@@ -72,7 +72,10 @@ struct Unmount {
     // The pool takes writes, so an actor that died in an earlier syncfs was not told of a loss. Without
     // it, what that actor was told counts as EIO.
     bool pool_sound = false;
-    MSGPACK_DEFINE_MAP(directory, dm_uuid, force, pool_sound)
+    // The pool does not take its writes, and umount could wait for them for ever: the file system is shut down first,
+    // and what it has not written is lost (EIO).
+    bool shut_down = false;
+    MSGPACK_DEFINE_MAP(directory, dm_uuid, force, pool_sound, shut_down)
 };
 
 struct MountedVolume {

@@ -30,7 +30,8 @@ struct PoolStatus : NoFields {
     struct Reply {
         std::string name;
         std::string uuid;
-        std::string state;    // none, formatting, ready, stopped, read_only, frozen (store and pool disagree).
+        std::string state;    // none, formatting, ready, stopped, needs_repair, repairing, read_only, frozen (store and
+                              // pool disagree).
         std::string verdict;  // Do store and pool belong together: normal, or what is wrong (schemas/bus.md).
         std::string mode;     // The kernel's: rw, ro, out_of_data_space, Fail; empty when not loaded.
         bool needs_check = false;
@@ -104,6 +105,23 @@ struct PoolRewind : NoFields {
         std::uint32_t next_thin_id = 0;
         MSGPACK_DEFINE_MAP(snapshots_taken, next_thin_id)
     };
+};
+
+// Checks the pool's metadata and mends them, with the pool put away meanwhile. Success too if nothing is wrong.
+// needs_repair with details["holders"] while there are leases and no `evict`; with details["lost"] if volumes would be
+// lost.
+struct PoolRepair {
+    static constexpr const char* kType = "pool.repair";
+    struct Reply {
+        std::string how;           // nothing, checked (they were whole), repaired (by a mended copy).
+        std::string damaged_copy;  // Where the damaged metadata are kept.
+        std::vector<std::string> lost;
+        MSGPACK_DEFINE_MAP(how, damaged_copy, lost)
+    };
+    bool evict = false;        // Ends all leases first.
+    std::string spare;         // A pair's device for the mended copy, as large as the damaged one.
+    bool accept_loss = false;  // Goes on although volumes, or blocks of them, are lost.
+    MSGPACK_DEFINE_MAP(evict, spare, accept_loss)
 };
 
 // ---- volumes ---------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ CREATE TABLE pool (
     name          TEXT NOT NULL,
     uuid          TEXT NOT NULL,
     -- formatting is the only state in which a zeroed superblock may be loaded: the kernel formats it.
-    state         TEXT NOT NULL CHECK (state = 'formatting' OR state = 'ready' OR state = 'stopped'),
+    -- needs_repair: its metadata were found damaged, so it is not loaded before they are mended.
+    state         TEXT NOT NULL CHECK (state = 'formatting' OR state = 'ready' OR state = 'stopped' OR
+                                       state = 'needs_repair'),
     spec          BLOB NOT NULL,      -- schemas::PoolSpec, msgpack.
     tag           INTEGER NOT NULL CHECK (tag BETWEEN 1 AND 1048575),
     -- Transaction ids are tag<<32 | generation. Each status ever read shows one in [confirmed,

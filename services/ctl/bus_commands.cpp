@@ -60,9 +60,9 @@ std::vector<Described> describe_all() {
 
 std::vector<Described> describe_bus() {
     using namespace schemas;
-    return describe_all<PoolStatus, PoolCreate, PoolStart, PoolRewind, VolumeCreate, VolumeRemove, VolumeGet, VolumePut,
-                        VolumeAttach, VolumeDetach, VolumeExists, VolumeShow, VolumeList, LeaseList, OperationList,
-                        OperationWait, SystemStatus, SystemCleanup, SystemFsck, EventSince>();
+    return describe_all<PoolStatus, PoolCreate, PoolStart, PoolRepair, PoolRewind, VolumeCreate, VolumeRemove,
+                        VolumeGet, VolumePut, VolumeAttach, VolumeDetach, VolumeExists, VolumeShow, VolumeList,
+                        LeaseList, OperationList, OperationWait, SystemStatus, SystemCleanup, SystemFsck, EventSince>();
 }
 
 Json json_of(const Described& described) {

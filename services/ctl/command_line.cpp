@@ -145,6 +145,10 @@ void Grammar::add_pool_commands() {
          "DEV");
     text(rebuild, "--metadata", arguments_.metadata_device, "the block device with its metadata", "DEV");
     text(rebuild, "--adopt", arguments_.adopt, "the adopted pool, if the store is lost", "DMNAME");
+    CLI::App* repair = command(*pool, "repair", pool_repair, "check the pool's metadata, and mend them if need be");
+    repair->add_flag("--evict", arguments_.evict, "end all leases first: unwritten data is lost");
+    text(repair, "--spare", arguments_.spare, "mend onto this device; for a pool on two devices, as root", "DEV");
+    repair->add_flag("--accept-loss", arguments_.accept_loss, "go on although volumes lose data");
 }
 
 void Grammar::add_volume_commands() {

@@ -37,6 +37,9 @@ struct Arguments {
     std::string metadata_device;
     std::string adopt;
     bool accept_no_zeroing = false;
+    bool evict = false;
+    std::string spare;
+    bool accept_loss = false;
 
     std::string operation;
     std::string since;  // A number; empty is not 0.

@@ -15,6 +15,7 @@ Result<int> pool_status(Session& session, const Arguments& arguments);
 Result<int> pool_rewind(Session& session, const Arguments& arguments);
 Result<int> pool_start(Session& session, const Arguments& arguments);
 Result<int> pool_rebuild(Session& session, const Arguments& arguments);
+Result<int> pool_repair(Session& session, const Arguments& arguments);
 Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments);
 
 // volume_commands.cpp

@@ -132,4 +132,23 @@ Result<int> pool_rebuild(Session& session, const Arguments& arguments) {
     return 0;
 }
 
+Result<int> pool_repair(Session& session, const Arguments& arguments) {
+    const schemas::PoolRepair request{arguments.evict, arguments.spare, arguments.accept_loss};
+    if (!request.spare.empty()) TRY(allow_devices(session.place().state, {request.spare}));
+    const auto reply = TRY(session.call(request, "repair the pool"));
+    const Console& console = session.console();
+    if (console.json) {
+        console.print(to_json(reply));
+        return 0;
+    }
+    if (reply.how == "nothing") console.note("nothing is wrong with the pool");
+    if (reply.how == "checked") console.note("the pool's metadata are whole, and it is in service");
+    if (reply.how == "repaired") {
+        console.note("the pool's metadata were mended, and it is in service; the damaged ones are kept as " +
+                     reply.damaged_copy);
+    }
+    for (const auto& name : reply.lost) console.note("lost: " + name);
+    return 0;
+}
+
 }  // namespace cowslip::ctl

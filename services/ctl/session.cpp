@@ -36,11 +36,11 @@ Result<Place> place_of_state(const std::string& state, const std::string& run = 
 }
 
 bool changes_something(std::string_view type) {
-    constexpr std::array<std::string_view, 11> kChanging = {
+    constexpr std::array<std::string_view, 12> kChanging = {
         schemas::PoolCreate::kType,   schemas::PoolStart::kType,    schemas::VolumeCreate::kType,
         schemas::VolumeRemove::kType, schemas::VolumeGet::kType,    schemas::VolumePut::kType,
         schemas::VolumeAttach::kType, schemas::VolumeDetach::kType, schemas::SystemCleanup::kType,
-        schemas::SystemFsck::kType,   schemas::PoolRewind::kType,
+        schemas::SystemFsck::kType,   schemas::PoolRewind::kType,   schemas::PoolRepair::kType,
     };
     return std::find(kChanging.begin(), kChanging.end(), type) != kChanging.end();
 }

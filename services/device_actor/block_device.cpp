@@ -129,6 +129,21 @@ Result<std::string> read_first_block(const std::string& path) {
     return std::string(block.bytes.data(), static_cast<std::size_t>(size));
 }
 
+Result<void> read_all_blocks(const std::string& path) {
+    constexpr std::size_t kPiece = std::size_t{1} << 20U;
+    const Fd device = TRY(open_block_device(path, O_RDONLY | O_DIRECT));
+    const std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(kSuperblockBytes, kPiece), &std::free);
+    if (!buffer) return errno_error(ENOMEM, "read '" + path + "'");
+    for (;;) {
+        const ssize_t size = read(device.get(), buffer.get(), kPiece);
+        if (size == 0) return {};
+        if (size > 0) continue;
+        Error error = errno_error(errno, "read '" + path + "'");
+        error.code = Errc::unavailable;
+        return error;
+    }
+}
+
 Result<void> zero_first_block(const std::string& path) {
     const Fd device = TRY(open_block_device(path, O_WRONLY | O_EXCL | O_DIRECT));
     const FirstBlock zeros;

@@ -26,6 +26,8 @@ Result<std::string> find_signature(const std::string& path);
 
 // Past the page cache: another reader may have left an old copy there.
 Result<std::string> read_first_block(const std::string& path);
+// unavailable: there is a block that cannot be read. Past the page cache.
+Result<void> read_all_blocks(const std::string& path);
 // Durable when it returns.
 Result<void> zero_first_block(const std::string& path);
 

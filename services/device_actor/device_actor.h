@@ -49,6 +49,10 @@ public:
     Result<schemas::ReadInternal::Reply> read_internal(const schemas::ReadInternal& command);
 
     Result<schemas::FindFilesystem::Reply> find_filesystem(const schemas::FindFilesystem& command);
+    // repair_commands.cpp
+    Result<schemas::CheckMetadata::Reply> check_metadata(const schemas::CheckMetadata& command);
+    Result<schemas::RepairMetadata::Reply> repair_metadata(const schemas::RepairMetadata& command);
+    Result<schemas::ReplaceMetadata::Reply> replace_metadata(const schemas::ReplaceMetadata& command);
 
     // device_actor.cpp
     Result<schemas::Verdict> create_thin(const schemas::CreateThin& command);
@@ -69,6 +73,7 @@ private:
     Result<DmDevice> any_pool_device(const schemas::PoolRef& pool);
     Result<void> check_ours(const schemas::PoolRef& pool);
     Result<void> check_may_become_ours(const schemas::PoolRef& pool);
+    Result<void> check_may_repair(const schemas::PoolSpec& spec);
     std::string status_text(const DmDevice& pool);
     schemas::Verdict send(const DmDevice& pool, const std::string& message);
     schemas::Verdict verdict(const DmDevice& pool, int error_number);

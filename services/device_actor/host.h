@@ -31,6 +31,16 @@ struct Overwrite {
     std::uint64_t own_transaction_id = 0;  // Metadata with this id: the same pool, half made.
 };
 
+// What thin_repair must be told when the superblock does not.
+struct MetadataFacts {
+    std::uint64_t transaction_id = 0;  // 0: the superblock tells all of it.
+    std::uint32_t block_sectors = 0;
+    std::uint64_t data_blocks = 0;
+};
+
+enum class ClearNeedsCheck : std::uint8_t { no, yes };
+enum class Place : std::uint8_t { make, find };
+
 class Host {
 public:
     virtual ~Host() = default;
@@ -73,6 +83,21 @@ public:
         std::uint64_t volumes = 0;
     };
     virtual Result<void> recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) = 0;
+    // ---- metadata that nobody has loaded
+
+    // thin_check's words for what is wrong; empty: nothing is.
+    virtual Result<std::string> check_metadata(const std::string& device, ClearNeedsCheck clear) = 0;
+    // thin_repair of `from` onto `to`; its words if it could not. What it leaves out it does not tell.
+    virtual Result<std::string> mend_metadata(const std::string& from, const std::string& to,
+                                              const MetadataFacts& facts) = 0;
+    // unavailable: there are blocks that cannot be read.
+    virtual Result<void> read_through(const std::string& device) = 0;
+    // The device for a mended copy: a file of its own beside a loop pool's, else `spare`, which must be listed, unused,
+    // large enough, and blank or an earlier copy of ours.
+    virtual Result<std::string> copy_place(const schemas::PoolSpec& spec, const std::string& spare,
+                                           std::uint64_t transaction_id, Place place) = 0;
+    // A loop pool's copy becomes its metadata file, in one step. Gives the name under which the old one is kept.
+    virtual Result<std::string> replace_metadata(const schemas::PoolSpec& spec) = 0;
 
     virtual Result<std::string> device_path(const std::string& number) = 0;  // "7:0" -> "/dev/loop0"
     virtual Result<std::uint64_t> device_sectors(const std::string& path) = 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "common/holders.h"
@@ -88,6 +89,57 @@ int LinuxHost::read_range(const std::string& device, std::uint64_t offset, std::
 
 int LinuxHost::write_range(const std::string& device, std::uint64_t offset, const std::string& data) {
     return write_blocks(device, offset, data);
+}
+
+// Its words if it does not end with success. It may have much to read.
+Result<std::string> LinuxHost::run_metadata_tool(std::vector<std::string> arguments) {
+    ProcessOptions options;
+    options.arguments = std::move(arguments);
+    options.timeout = std::chrono::hours(1);
+    options.inherited_fds = {lock_};
+    const auto result = TRY(run_process(options));
+    if (result.exit_status == 0) return std::string();
+    std::string words = result.errors.empty() ? result.output : result.errors;
+    while (!words.empty() && words.back() == '\n') words.pop_back();
+    std::replace(words.begin(), words.end(), '\n', ';');
+    constexpr std::size_t kLongest = 400;
+    return fmt::format("{} ended with {}: {}", options.arguments.front(), result.exit_status,
+                       words.substr(0, kLongest));
+}
+
+Result<std::string> LinuxHost::check_metadata(const std::string& device, ClearNeedsCheck clear) {
+    std::vector<std::string> arguments = {"thin_check"};
+    if (clear == ClearNeedsCheck::yes) arguments.emplace_back("--clear-needs-check-flag");
+    arguments.push_back(device);
+    return run_metadata_tool(std::move(arguments));
+}
+
+Result<std::string> LinuxHost::mend_metadata(const std::string& from, const std::string& to,
+                                             const MetadataFacts& facts) {
+    std::vector<std::string> arguments = {"thin_repair", "-i", from, "-o", to};
+    if (facts.transaction_id != 0) {
+        const auto tell = [&](const char* option, std::uint64_t value) {
+            arguments.emplace_back(option);
+            arguments.push_back(std::to_string(value));
+        };
+        tell("--transaction-id", facts.transaction_id);
+        tell("--data-block-size", facts.block_sectors);
+        tell("--nr-data-blocks", facts.data_blocks);
+    }
+    return run_metadata_tool(std::move(arguments));
+}
+
+Result<void> LinuxHost::read_through(const std::string& device) {
+    return read_all_blocks(device);
+}
+
+Result<std::string> LinuxHost::copy_place(const schemas::PoolSpec& spec, const std::string& spare,
+                                          std::uint64_t transaction_id, Place place) {
+    return backing_.copy_place(spec, spare, transaction_id, place);
+}
+
+Result<std::string> LinuxHost::replace_metadata(const schemas::PoolSpec& spec) {
+    return backing_.replace_metadata(spec);
 }
 
 Result<std::string> LinuxHost::device_path(const std::string& number) {

@@ -164,6 +164,7 @@ Result<Backing> PoolBacking::find(const schemas::PoolSpec& spec) const {
 Result<void> PoolBacking::release(const schemas::PoolSpec& spec) const {
     if (spec.backing != kLoop) return {};
     TRY(detach_file(data_file()));
+    TRY(detach_file(repaired_file()));  // Of a repair that was given up.
     return detach_file(metadata_file());
 }
 
@@ -234,6 +235,90 @@ Result<void> PoolBacking::delete_files(bool recorded, std::uint64_t own_transact
 Result<void> PoolBacking::forget_uuid() const {
     TRY(delete_file(uuid_file()));
     return sync_folder(folder_);
+}
+
+// ---- a mended copy of the metadata -----------------------------------------------------------
+
+Result<std::string> PoolBacking::copy_place(const schemas::PoolSpec& spec, const std::string& spare,
+                                            std::uint64_t transaction_id, Place place) const {
+    if (spec.backing == kPair) {
+        if (place == Place::make) TRY(check_spare(spec, spare, transaction_id));
+        TRY(check_listed(devices_file(), spare));
+        return spare;
+    }
+    if (place == Place::make) {
+        const Fd metadata = TRY(open_existing(metadata_file()));
+        const auto status = TRY(check_file(metadata, metadata_file()));
+        TRY(detach_file(repaired_file()));
+        TRY(make_file(repaired_file(), static_cast<std::uint64_t>(status.st_size) / kSectorBytes));
+        TRY(sync_folder(folder_));
+    }
+    const Fd copy = TRY(open_existing(repaired_file()));
+    return attach_loop_device(copy.get());
+}
+
+Result<void> PoolBacking::check_spare(const schemas::PoolSpec& spec, const std::string& spare,
+                                      std::uint64_t transaction_id) const {
+    TRY(check_listed(devices_file(), spare));
+    TRY(check_unused(spare));
+    const std::uint64_t wanted = TRY(block_device_sectors(spec.metadata_path));
+    const std::uint64_t found = TRY(block_device_sectors(spare));
+    if (found < wanted) {
+        return Error{Errc::invalid_argument,
+                     fmt::format("spare '{}' has {} sectors, and the metadata have {}", spare, found, wanted)};
+    }
+    for (const auto& taken : {spec.data_path, spec.metadata_path}) {
+        if (TRY(block_device_number(taken)) != TRY(block_device_number(spare))) continue;
+        return Error{Errc::invalid_argument, fmt::format("spare '{}' is a device of the pool", spare)};
+    }
+    const auto superblock = parse_superblock(TRY(read_first_block(spare)));
+    if (superblock.valid && superblock.transaction_id >> 32U == transaction_id >> 32U) return {};  // An earlier copy.
+    if (!may_format(superblock, {})) return pool_metadata(spare, superblock);
+    const std::string signature = TRY(find_signature(spare));
+    if (!signature.empty()) return Error{Errc::in_use, fmt::format("spare '{}' holds {}", spare, signature)};
+    return {};
+}
+
+// Both names are durable before the new one takes the old one's place, so a repetition finds what an earlier copy of
+// the command has done.
+Result<std::string> PoolBacking::replace_metadata(const schemas::PoolSpec& spec) const {
+    if (spec.backing != kLoop) return Error{Errc::invalid_argument, "replace metadata: they lie in no file"};
+    const Fd metadata = TRY(open_existing(metadata_file()));
+    const Fd copy = TRY(open_file(repaired_file()));
+    if (!copy) {
+        int last = 0;
+        while (::access(damaged_file(last + 1).c_str(), F_OK) == 0) ++last;
+        if (last == 0) return Error{Errc::unavailable, "replace metadata: there is no repaired copy"};
+        return damaged_file(last);
+    }
+    if (const auto loop = TRY(find_loop_device(copy.get()))) {
+        const Fd device(open(loop->c_str(), O_RDWR | O_CLOEXEC));
+        if (!device || fsync(device.get()) != 0) return errno_error(errno, "sync '" + *loop + "'");
+    }
+    TRY(detach_file(repaired_file()));
+    TRY(detach_file(metadata_file()));
+    if (fsync(copy.get()) != 0) return errno_error(errno, "sync '" + repaired_file() + "'");
+    const std::string damaged = TRY(keep_damaged(metadata));
+    if (rename(repaired_file().c_str(), metadata_file().c_str()) != 0) {
+        return errno_error(errno, "put '" + repaired_file() + "' in its place");
+    }
+    TRY(sync_folder(folder_));
+    return damaged;
+}
+
+// A second name for the same file.
+Result<std::string> PoolBacking::keep_damaged(const Fd& metadata) const {
+    const auto own = TRY(check_file(metadata, metadata_file()));
+    for (int number = 1;; ++number) {
+        const std::string name = damaged_file(number);
+        if (link(metadata_file().c_str(), name.c_str()) == 0) {
+            TRY(sync_folder(folder_));
+            return name;
+        }
+        if (errno != EEXIST) return errno_error(errno, "keep the damaged metadata as '" + name + "'");
+        struct stat other {};
+        if (lstat(name.c_str(), &other) == 0 && other.st_dev == own.st_dev && other.st_ino == own.st_ino) return name;
+    }
 }
 
 Result<void> PoolBacking::record_uuid(const std::string& uuid) const {

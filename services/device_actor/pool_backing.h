@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "common/files.h"
 #include "services/device_actor/host.h"
 
 namespace cowslip {
@@ -16,6 +17,11 @@ public:
     Result<Backing> find(const schemas::PoolSpec& spec) const;
     Result<void> release(const schemas::PoolSpec& spec) const;
     Result<void> discard(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) const;
+
+    // schemas::RepairMetadata and ReplaceMetadata; see Host.
+    Result<std::string> copy_place(const schemas::PoolSpec& spec, const std::string& spare,
+                                   std::uint64_t transaction_id, Place place) const;
+    Result<std::string> replace_metadata(const schemas::PoolSpec& spec) const;
 
     // Half of it is never seen, and it does not get lost again.
     Result<void> record_uuid(const std::string& uuid) const;
@@ -33,12 +39,17 @@ public:
     std::string metadata_copy_file() const { return folder_ + "/metadata.rewound"; }
     std::string old_metadata_file() const { return folder_ + "/metadata.before-rewind"; }
     std::string scratch_file(const std::string& name) const { return folder_ + "/" + name; }
+    std::string repaired_file() const { return folder_ + "/metadata.repaired"; }
+    std::string damaged_file(int number) const { return folder_ + "/metadata.damaged-" + std::to_string(number); }
 
 private:
     Result<Backing> make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
     Result<Backing> attach_files(const schemas::PoolSpec& spec) const;
     Result<Backing> find_pair(const schemas::PoolSpec& spec) const;
     Result<void> delete_files(bool recorded, std::uint64_t own_transaction_id) const;
+    Result<void> check_spare(const schemas::PoolSpec& spec, const std::string& spare,
+                             std::uint64_t transaction_id) const;
+    Result<std::string> keep_damaged(const Fd& metadata) const;
 
     std::string folder_;
 };

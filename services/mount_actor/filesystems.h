@@ -71,6 +71,9 @@ public:
     // The noted errno; 0: an actor died before it knew.
     virtual Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) = 0;
     virtual Result<void> forget_unsynced(const std::string& directory) = 0;
+    // It takes no more writes and has none outstanding: what it has not written is lost. So that umount does not wait
+    // for a device that takes none. Success if it is so already.
+    virtual Result<void> shut_down(const std::string& directory) = 0;
     // False: it is in use, and stays whole.
     virtual Result<bool> unmount(const std::string& directory) = 0;
     virtual std::vector<schemas::Holder> find_holders(const std::string& directory) = 0;

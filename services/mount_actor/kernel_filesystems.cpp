@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -307,6 +308,18 @@ Result<void> KernelFilesystems::forget_unsynced(const std::string& directory) {
     if (!folder) return errno_error(errno, describe("open", directory));
     if (unlinkat(folder.get(), "unsynced", 0) == 0 || is_gone(errno)) return {};
     return errno_error(errno, describe("forget the sync of", directory));
+}
+
+// The same call for ext4 and XFS. Its root cannot be opened any more once XFS has shut down.
+Result<void> KernelFilesystems::shut_down(const std::string& directory) {
+    constexpr std::uint32_t kWithoutTheLog = 2;
+    const unsigned long request = _IOR('X', 125, std::uint32_t);
+    const Fd root = open_beneath(mounts_, mount_point(directory), O_RDONLY | O_DIRECTORY, Mounts::cross);
+    if (!root && errno == EIO) return {};
+    if (!root) return errno_error(errno, describe("shut down", directory));
+    std::uint32_t how = kWithoutTheLog;
+    if (ioctl(root.get(), request, &how) == 0 || errno == EIO) return {};
+    return errno_error(errno, describe("shut down", directory));
 }
 
 Result<bool> KernelFilesystems::unmount(const std::string& directory) {

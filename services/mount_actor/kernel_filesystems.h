@@ -40,6 +40,7 @@ public:
     Result<std::int32_t> sync(const std::string& directory, bool pool_sound) override;
     Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override;
     Result<void> forget_unsynced(const std::string& directory) override;
+    Result<void> shut_down(const std::string& directory) override;
     Result<bool> unmount(const std::string& directory) override;
     std::vector<schemas::Holder> find_holders(const std::string& directory) override;
 

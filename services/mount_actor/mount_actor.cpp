@@ -139,8 +139,13 @@ Result<schemas::Unmount::Reply> MountActor::handle(const schemas::Unmount& reque
                                      filesystems_.mount_path(request.directory), *state.mounted_uuid, request.dm_uuid)};
         }
         TRY(filesystems_.check_ours(request.dm_uuid));
-        // umount itself reports success after losing writes in a full pool: only syncfs tells.
-        reply.sync_error = TRY(filesystems_.sync(request.directory, request.pool_sound));
+        if (request.shut_down) {
+            TRY(filesystems_.shut_down(request.directory));
+            reply.sync_error = EIO;
+        } else {
+            // umount itself reports success after losing writes in a full pool: only syncfs tells.
+            reply.sync_error = TRY(filesystems_.sync(request.directory, request.pool_sound));
+        }
         if (reply.sync_error != 0 && !request.force) return reply;
         if (!TRY(filesystems_.unmount(request.directory))) {
             reply.busy = true;

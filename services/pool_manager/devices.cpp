@@ -62,6 +62,8 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
         co_return Error{Errc::needs_repair, fmt::format("activate '{}': the pool has another device as its thin id {}",
                                                         operation.subject, row.thin_id)};
     }
+    if (repairing_)
+        co_return Error{Errc::unavailable, fmt::format("activate '{}': the pool is being repaired", operation.subject)};
     schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors, read_only};
     Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!reply) co_return reply.error();
@@ -135,8 +137,20 @@ Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, boo
 }
 
 Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force) {
-    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     schemas::Unmount command{directory, thin_dm_uuid(pool_row_->spec.pool.uuid, thin_id), force, pool_.mode == "rw"};
+    co_return co_await unmount_as_told(operation, thin_id, std::move(command));
+}
+
+// For a pool that does not take writes: without waiting for them, and whatever is lost.
+Task<void> PoolManager::unmount_shut_down(Operation& operation, std::uint32_t thin_id) {
+    schemas::Unmount command{devices_.at(thin_id).directory, thin_dm_uuid(pool_row_->spec.pool.uuid, thin_id), true,
+                             false, true};
+    co_return co_await unmount_as_told(operation, thin_id, std::move(command));
+}
+
+Task<void> PoolManager::unmount_as_told(Operation& operation, std::uint32_t thin_id, schemas::Unmount command) {
+    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
+    const bool force = command.force;
     Result<schemas::Unmount::Reply> reply = co_await tell(operation, ActorKind::mount, urgency, command);
     if (!reply) co_return reply.error();
     if (reply->busy) {

@@ -30,6 +30,7 @@ Task<std::string> PoolManager::watch(Operation& operation) {
             if (!purged) co_return purged.error();
         }
         if (pool_.fault == PoolFault::gone) begin_load_again();
+        consider_repair();
         if (!pool_.loaded || !pool_.frozen.empty()) continue;
         schemas::ReadPoolStatus command{pool_row_->spec.pool, true};
         operation.deaths = 0;
@@ -95,11 +96,15 @@ void PoolManager::set_fault(PoolFault fault, const std::string& detail) {
         find(FindingKind::pool, pool_row_->name, fmt::format("{}: {}", to_string(fault), explain(fault, detail)));
     }
     pool_changed_.notify_all();
+    consider_repair();
 }
 
 // Whether a request that needs the pool may begin. One that is only full is for the request to judge.
 Result<void> PoolManager::check_sound() const {
     if (!pool_.frozen.empty()) return Error{Errc::needs_repair, pool_.frozen};
+    if (repairing_ || repairs_itself())
+        return Error{Errc::unavailable,
+                     fmt::format("the pool is being repaired ({}): ask again", to_string(pool_.fault))};
     switch (pool_.fault) {
         case PoolFault::none:
         case PoolFault::metadata_full:
@@ -108,9 +113,14 @@ Result<void> PoolManager::check_sound() const {
             return Error{Errc::unavailable, explain(pool_.fault, pool_.fault_detail)};
         case PoolFault::commit_failed:
         case PoolFault::failed:
+        case PoolFault::suspect:
+        case PoolFault::damaged:
         case PoolFault::changed:
-        case PoolFault::unreadable:
-            return Error{Errc::needs_repair, explain(pool_.fault, pool_.fault_detail)};
+        case PoolFault::unreadable: {
+            Error error{Errc::needs_repair, explain(pool_.fault, pool_.fault_detail)};
+            if (auto holders = lease_holders(); !holders.empty()) error.details["holders"] = std::move(holders);
+            return error;
+        }
     }
     return {};
 }

@@ -84,6 +84,11 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
         freeze(judge_pool(seen));
         return Outcome::unknown;
     }
+    // Not soon after a repair that has found nothing: then it is the caller's error.
+    if (error_number == EILSEQ && pool_.fault == PoolFault::none && is_calm()) {
+        set_fault(PoolFault::suspect, "");
+        return Outcome::unknown;
+    }
     const bool writable = is_good(*status, least, pool_row_->planned);
     // Overtaken by a later one; only a good one proves that it is later.
     if (!failed && pool_.writable && status->transaction_id < pool_.status->transaction_id) return outcome;
@@ -98,8 +103,7 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
         pool_.writable = writable;
         pool_changed_.notify_all();
     }
-    // What it lies on is seen by the watch alone.
-    if (!is_of_devices(pool_.fault)) set_fault(fault_of(*status), "");
+    if (!outlives_status(pool_.fault) && fault_of(*status) != pool_.fault) set_fault(fault_of(*status), "");
     return outcome;
 }
 
@@ -362,7 +366,8 @@ Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas:
 Task<void> PoolManager::start_pool(Operation& operation) {
     if (pool_.loaded) co_return {};
     const NameLock lock = co_await names_.acquire(kStartKey, LockMode::exclusive);
-    if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    Result<void> sound = check_sound();
+    if (!sound) co_return sound.error();
     if (pool_.read_only) {
         co_return Error{Errc::unavailable,
                         "the pool was started read-only: `cowslip cleanup` puts it away, and it can be started again"};
@@ -375,6 +380,11 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     schemas::StartPool command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned};
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) {
+        if (state.error().details.contains("damaged") && pool_row_->spec.backing != "adopted") {
+            Result<void> noted = note_damage(state.error().message);
+            if (!noted) co_return noted.error();
+            co_return state.error();
+        }
         if (state.error().code == Errc::needs_repair) {
             Result<void> judged = co_await judge_unloaded(operation, state.error());
             if (!judged) co_return judged.error();
@@ -404,6 +414,7 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
         pool_row_ = store_.pool();
     }
     Result<void> compared = co_await compare_thins(operation);
+    if (compared) unfind(FindingKind::unchecked, pool_row_->name);
     if (!compared)
         find(FindingKind::unchecked, pool_row_->name,
              fmt::format("the pool's own list was not read: {}", compared.error().message));
@@ -509,22 +520,10 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
         operation.waiting_for = "the work behind earlier replies";
         co_await sleep_ms(50);
     }
-    std::vector<std::uint64_t> numbers;
-    std::set<std::uint32_t> thin_ids;
-    for (const std::uint32_t thin_id : store_.leased_volumes()) thin_ids.insert(thin_id);
-    for (const auto& [thin_id, device] : devices_) thin_ids.insert(thin_id);
     reply.leases_ended = store_.count_leases();
-    for (const std::uint32_t thin_id : thin_ids) {
-        const auto row = store_.volume(thin_id);
-        Operation& part = new_operation("put_away", row && row->name ? *row->name : fmt::format("thin {}", thin_id));
-        part.role = Role::housekeeping;
-        numbers.push_back(part.number);
-        begin(part, put_away_for_cleanup(part, thin_id, &reply.left));
-    }
-    for (const std::uint64_t number : numbers) {
-        operation.waiting_for = "volumes to be unmounted";
-        if (const auto part = operations_.find(number); part != operations_.end()) co_await part->second->ended.wait();
-    }
+    Result<std::vector<std::string>> left = co_await put_devices_away(operation, Leased::ended);
+    if (!left) co_return left.error();
+    reply.left = std::move(*left);
     if (reply.left.empty()) {
         pool_.loaded = false;
         schemas::StopPool command{pool_row_->spec};
@@ -541,19 +540,45 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
     co_return encode(reply);
 }
 
+// Every device unmounted and deactivated, and its leases ended with it; what was left, and why.
+Task<std::vector<std::string>> PoolManager::put_devices_away(Operation& operation, Leased leased) {
+    std::vector<std::string> left;
+    std::vector<std::uint64_t> numbers;
+    std::set<std::uint32_t> thin_ids;
+    for (const std::uint32_t thin_id : store_.leased_volumes()) thin_ids.insert(thin_id);
+    for (const auto& [thin_id, device] : devices_) thin_ids.insert(thin_id);
+    for (const std::uint32_t thin_id : thin_ids) {
+        const auto row = store_.volume(thin_id);
+        Operation& part = new_operation("put_away", row && row->name ? *row->name : fmt::format("thin {}", thin_id));
+        part.role = Role::housekeeping;
+        numbers.push_back(part.number);
+        begin(part, put_away_for_good(part, thin_id, leased, &left));
+    }
+    for (const std::uint64_t number : numbers) {
+        operation.waiting_for = "volumes to be unmounted";
+        if (const auto part = operations_.find(number); part != operations_.end()) co_await part->second->ended.wait();
+    }
+    co_return left;
+}
+
 std::size_t PoolManager::removals_behind() const {
     return static_cast<std::size_t>(std::count_if(operations_.begin(), operations_.end(), [](const auto& entry) {
         return entry.second->role == Role::behind && entry.second->type != "activate_ahead";
     }));
 }
 
-Task<std::string> PoolManager::put_away_for_cleanup(Operation& operation, std::uint32_t thin_id,
-                                                    std::vector<std::string>* left) {
+Task<std::string> PoolManager::put_away_for_good(Operation& operation, std::uint32_t thin_id, Leased leased,
+                                                 std::vector<std::string>* left) {
     const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
+    if (leased == Leased::left && !store_.leases(thin_id).empty()) {
+        left->push_back(fmt::format("{}: leased", operation.subject));
+        co_return "";
+    }
     Result<void> away;
     const auto device = devices_.find(thin_id);
     if (device != devices_.end() && !device->second.mount_path.empty()) {
-        away = co_await unmount(operation, thin_id, false);
+        if (leased == Leased::evicted) away = co_await unmount_shut_down(operation, thin_id);
+        if (leased != Leased::evicted) away = co_await unmount(operation, thin_id, false);
     }
     if (away) away = co_await deactivate(operation, thin_id);
     if (!away) {

@@ -13,8 +13,7 @@ struct Words {
 };
 
 constexpr std::string_view kRepair =
-    "put and detach what is in use, then `cowslip cleanup`, `thin_check --clear-needs-check-flag` its metadata, and "
-    "`cowslip pool start`";
+    "it is repaired by itself while nothing is leased: put and detach what is, or `cowslip pool repair --evict`";
 
 Words words_of(PoolFault fault) {
     switch (fault) {
@@ -29,6 +28,10 @@ Words words_of(PoolFault fault) {
             return {"commit_failed", "the pool could not write its metadata (needs_check) and is read-only", kRepair};
         case PoolFault::failed:
             return {"failed", "the pool has failed: it can neither be read nor written", kRepair};
+        case PoolFault::suspect:
+            return {"suspect", "the kernel came upon a damaged block of the pool's metadata", kRepair};
+        case PoolFault::damaged:
+            return {"damaged", "the pool's metadata are damaged", "`cowslip pool repair`"};
         case PoolFault::gone:
             return {"gone", "the pool's device is not there any more: somebody has removed it",
                     "it is loaded again by itself"};

@@ -15,6 +15,8 @@ enum class PoolFault : std::uint8_t {
     metadata_full,  // `ro` without needs_check: it is to be grown, and nothing is broken.
     commit_failed,  // `needs_check`: its last commit is lost, and it takes no other one.
     failed,         // `Fail` or `Error`: nothing works any more, reading neither.
+    suspect,        // The kernel came upon a damaged block of its metadata.
+    damaged,        // Its metadata are not whole: it is not loaded until they are mended.
     gone,           // Its device is not there: somebody has removed it.
     changed,        // It lies on other devices than those that it was loaded with.
     unreadable,     // What it lies on cannot be looked at.
@@ -22,9 +24,10 @@ enum class PoolFault : std::uint8_t {
 
 std::string_view to_string(PoolFault fault);
 
-// Seen in what the pool lies on, and not in its status line.
-constexpr bool is_of_devices(PoolFault fault) {
-    return fault == PoolFault::gone || fault == PoolFault::changed || fault == PoolFault::unreadable;
+// Seen in what the pool lies on: no status line says that it is over.
+constexpr bool outlives_status(PoolFault fault) {
+    return fault == PoolFault::suspect || fault == PoolFault::damaged || fault == PoolFault::gone ||
+           fault == PoolFault::changed || fault == PoolFault::unreadable;
 }
 
 PoolFault fault_of(const ThinPoolStatus& status);

@@ -404,6 +404,7 @@ void PoolManager::register_handlers() {
     change(&PoolManager::start_pool_request);
     change(&PoolManager::rewind_pool);
     change(&PoolManager::rebuild_pool);
+    change(&PoolManager::repair_request);
     change(&PoolManager::cleanup);
     change(&PoolManager::fsck);
     change(&PoolManager::wait_for_operation);

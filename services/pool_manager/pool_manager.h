@@ -284,6 +284,8 @@ private:
     Task<std::string> mount(Operation& operation, VolumeRow row, bool read_only, std::string label);
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force);
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, bool force);
+    Task<void> unmount_shut_down(Operation& operation, std::uint32_t thin_id);
+    Task<void> unmount_as_told(Operation& operation, std::uint32_t thin_id, schemas::Unmount command);
     void now_idle(std::uint32_t thin_id);
     void put_away_idle();
     void begin_put_away(std::uint32_t thin_id);
@@ -309,7 +311,14 @@ private:
     enum class Held : std::uint8_t { release, keep };
     Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation, Held held);
     Task<std::string> cleanup(Operation& operation, schemas::SystemCleanup request);
-    Task<std::string> put_away_for_cleanup(Operation& operation, std::uint32_t thin_id, std::vector<std::string>* left);
+    enum class Leased : std::uint8_t {
+        ended,    // Synced and unmounted.
+        evicted,  // Shut down and unmounted.
+        left,
+    };
+    Task<std::vector<std::string>> put_devices_away(Operation& operation, Leased leased);
+    Task<std::string> put_away_for_good(Operation& operation, std::uint32_t thin_id, Leased leased,
+                                        std::vector<std::string>* left);
     void begin_generation();
     Task<std::string> advance_generation(Operation& operation);
     Outcome take_status(const Operation& operation, std::int32_t error_number, const std::string& status);
@@ -378,6 +387,23 @@ private:
     void begin_load_again();
     Task<std::string> load_again(Operation& operation);
 
+    // repair.cpp
+    bool is_repairable() const;
+    bool is_calm() const;
+    bool repairs_itself() const;
+    void consider_repair();
+    Task<std::string> repair_by_itself(Operation& operation);
+    Task<std::string> repair_request(Operation& operation, schemas::PoolRepair request);
+    Task<schemas::PoolRepair::Reply> repair_pool(Operation& operation, schemas::PoolRepair request);
+    void note_failed_repair(const Error& error);
+    std::vector<std::string> lease_holders() const;
+    Task<void> put_everything_away(Operation& operation, Leased leased);
+    Task<void> find_more_devices(Operation& operation);
+    Task<void> mend_metadata(Operation& operation, schemas::PoolRepair request, schemas::PoolRepair::Reply* reply);
+    Result<void> note_damage(const std::string& report);
+    Task<void> mend_into_copy(Operation& operation, schemas::PoolRepair request, schemas::PoolRepair::Reply* reply);
+    std::vector<std::string> find_losses(const std::map<std::uint32_t, schemas::RepairedThin>& mended);
+
     // recovery.cpp
     Task<std::string> recover(Operation& operation);
     Task<void> look_at_kernel(Operation& operation, KernelView* seen);
@@ -427,6 +453,11 @@ private:
     std::set<std::uint32_t> resuming_;  // Devices that could not be resumed, and are tried again.
     std::map<std::pair<FindingKind, std::string>, std::string> findings_;  // With the subject; details.
     std::map<FindingKind, unsigned> told_levels_;                          // Percent of the pool's lifetimes.
+    bool repairing_ = false;
+    bool repair_needs_operator_ = false;  // The last one ended with what nobody but an operator can decide.
+    std::int64_t next_repair_ms_ = 0;
+    std::int64_t repair_ended_ms_ = 0;
+    std::int64_t repair_back_off_ms_ = 0;
     std::uint64_t creates_in_generation_ = 0;
     std::int64_t generation_opened_ms_ = 0;
     bool backup_due_ = false;  // Volumes have changed since the last one.

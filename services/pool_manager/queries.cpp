@@ -140,6 +140,7 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     reply.uuid = pool_row_->spec.pool.uuid;
     reply.state = pool_.read_only         ? "read_only"
                   : !pool_.frozen.empty() ? "frozen"
+                  : repairing_            ? "repairing"
                   : !check_sound()        ? "needs_repair"
                                           : pool_row_->state;
     reply.verdict = to_string(pool_.verdict);

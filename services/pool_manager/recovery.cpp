@@ -53,7 +53,7 @@ Task<std::string> PoolManager::recover(Operation& operation) {
         co_await actors_changed_.wait();
     }
     KernelView seen;
-    if (pool_row_ && pool_row_->state == "ready") {
+    if (pool_row_ && (pool_row_->state == "ready" || pool_row_->state == "needs_repair")) {
         // Nobody is let in before it is known what is active and mounted, with or without its pool: a put would
         // find nothing to unmount.
         for (;;) {
@@ -62,6 +62,7 @@ Task<std::string> PoolManager::recover(Operation& operation) {
             spdlog::error("not ready, asking again: {}", looked.error().message);
             co_await sleep_ms(kAskAgainMs);
         }
+        if (pool_row_->state == "needs_repair") set_fault(PoolFault::damaged, "as an earlier process found");
         const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
         Result<void> started = co_await start_pool(operation);
         // An adopted pool is somebody else's to load, perhaps later in the boot.

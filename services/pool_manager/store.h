@@ -22,7 +22,7 @@ namespace cowslip {
 
 struct PoolRow {
     std::string name;
-    std::string state;  // formatting, ready, stopped.
+    std::string state;  // formatting, ready, stopped, needs_repair.
     schemas::PoolSpec spec;
     std::uint32_t tag = 0;
     std::uint64_t confirmed = 0;

@@ -158,7 +158,7 @@ Judgement judge_pool(const Seen& seen) {
         return {
             PoolVerdict::superblock_damaged,
             "the metadata's superblock is damaged (wrong magic or checksum); nothing was loaded; put back a copy of "
-            "the metadata, or mend a copy of the device with thin_repair and put that in its place"};
+            "the metadata, or `cowslip pool repair` (it mends a copy, and keeps these)"};
     }
     if (seen.transaction_id < seen.confirmed || seen.transaction_id > seen.planned) {
         return of_wrong_transaction_id(seen);

@@ -18,8 +18,10 @@ constexpr std::uint64_t kDefaultBytes = 10ULL << 30U;
 constexpr std::uint64_t kLargestBytes = 256ULL << 40U;
 constexpr std::uint64_t kSmallestXfsBytes = 300 * kMiB;
 constexpr std::uint64_t kSizeStep = 4096;
-constexpr std::int64_t kFirstBackOffMs = 200;
-constexpr std::int64_t kLongestBackOffMs = 30000;
+constexpr std::int64_t kFirstRemovalBackOffMs = 200;
+constexpr std::int64_t kLongestRemovalBackOffMs = 30000;
+constexpr std::uint32_t kMostTries = 5;
+constexpr std::int64_t kTryAgainMs = 100;
 constexpr std::int64_t kResumeAgainMs = 1000;
 
 }  // namespace
@@ -159,6 +161,16 @@ Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::V
         thin = co_await names_.acquire(thin_key(*operation.thin_id), LockMode::exclusive);
         const auto row = store_.volume(*operation.thin_id);
         Result<std::string> path = co_await bring_up(operation, *row, wanted);
+        // The pool has left service meanwhile: what was accepted waits for its repair, which waits for the thin key.
+        for (std::uint32_t tries = 1; !path && tries < kMostTries; ++tries) {
+            if (path.error().code != Errc::unavailable && pool_.writable) break;
+            thin.release();
+            co_await sleep_ms(kTryAgainMs);
+            Result<void> in_service = co_await pool_in_service(operation);
+            if (!in_service) co_return in_service.error();
+            thin = co_await names_.acquire(thin_key(*operation.thin_id), LockMode::exclusive);
+            path = co_await bring_up(operation, *row, wanted);
+        }
         if (!path) co_return path.error();
         reply.path = *path;
     }
@@ -472,7 +484,7 @@ void PoolManager::begin_removal(std::uint64_t number, std::uint32_t thin_id, std
 }
 
 Task<std::string> PoolManager::finish_removal(Operation& operation, std::string subject) {
-    std::int64_t back_off_ms = kFirstBackOffMs;
+    std::int64_t back_off_ms = kFirstRemovalBackOffMs;
     for (;;) {
         Result<void> in_service = co_await pool_in_service(operation);
         if (!in_service) co_return in_service.error();
@@ -484,7 +496,7 @@ Task<std::string> PoolManager::finish_removal(Operation& operation, std::string 
         }
         operation.waiting_for = "its device to be closed";
         co_await sleep_ms(back_off_ms);
-        back_off_ms = std::min(back_off_ms * 2, kLongestBackOffMs);
+        back_off_ms = std::min(back_off_ms * 2, kLongestRemovalBackOffMs);
     }
 }
 

@@ -239,6 +239,7 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
         return i < words.size() ? cowslip::number(words[i], limit) : std::nullopt;
     };
     const auto thin_id = static_cast<std::uint32_t>(argument(1).value_or(0));
+    if (core.leaf_damaged && words[0].starts_with("create_")) return EILSEQ;
     if (words[0] == "create_thin") {
         if (words.size() != 2 || !argument(1)) return EINVAL;
         if (core.thins.contains(thin_id)) return EEXIST;

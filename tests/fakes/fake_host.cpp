@@ -8,6 +8,8 @@ namespace {
 
 constexpr const char* kDataFile = "file:data";
 constexpr const char* kMetadataFile = "file:metadata";
+constexpr const char* kRepairedFile = "file:metadata.repaired";
+constexpr const char* kDamagedFile = "file:metadata.damaged-";
 
 bool may_format(const FakeMetadata& metadata, const Overwrite& overwrite) {
     const bool unused = metadata.transaction_id == 0 && metadata.time == 0 && metadata.used_data_blocks() == 0;
@@ -84,7 +86,8 @@ Result<void> FakeHost::release_backing(const schemas::PoolSpec& spec) {
     if (spec.backing != "loop") return {};
     kernel_.effect("detach");
     std::erase_if(kernel_.blocks, [](const auto& entry) {
-        return entry.second.medium == kDataFile || entry.second.medium == kMetadataFile;
+        return entry.second.medium == kDataFile || entry.second.medium == kMetadataFile ||
+               entry.second.medium == kRepairedFile;
     });
     return {};
 }
@@ -108,6 +111,85 @@ Result<void> FakeHost::discard_backing(const schemas::PoolSpec& spec, std::uint6
         kernel_.media.at(medium).metadata = {};
     }
     return recorded ? forget_own_pool(spec.pool.uuid) : Result<void>();
+}
+
+FakeMedium& FakeHost::medium_of(const std::string& device) {
+    return kernel_.media.at(kernel_.block(device)->medium);
+}
+
+Result<std::string> FakeHost::check_metadata(const std::string& device, ClearNeedsCheck clear) {
+    kernel_.effect((clear == ClearNeedsCheck::yes ? "thin_check_clear " : "thin_check ") + device);
+    FakeMetadata& metadata = medium_of(device).metadata;
+    if (!metadata.formatted || metadata.damaged || metadata.leaf_damaged) return std::string("bad checksum");
+    if (clear == ClearNeedsCheck::no) return std::string();
+    if (kernel_.fail_commits > 0) {
+        kernel_.fail_commits--;
+        return std::string("write failed");
+    }
+    metadata.needs_check = false;
+    return std::string();
+}
+
+Result<std::string> FakeHost::mend_metadata(const std::string& from, const std::string& to,
+                                            const MetadataFacts& facts) {
+    kernel_.effect("thin_repair " + to);
+    FakeMetadata mended = medium_of(from).metadata;
+    if ((mended.damaged || !mended.formatted) && facts.transaction_id == 0) return std::string("no transaction id");
+    if (facts.transaction_id != 0) mended.transaction_id = facts.transaction_id;
+    for (const std::uint32_t thin_id : mended.unmendable) mended.thins.erase(thin_id);
+    for (const auto& [thin_id, blocks] : mended.torn) mended.thins.at(thin_id).mapped_blocks = blocks;
+    mended.unmendable.clear();
+    mended.torn.clear();
+    mended.formatted = true;
+    mended.damaged = false;
+    mended.leaf_damaged = false;
+    mended.needs_check = false;
+    mended.held_root = 0;
+    medium_of(to).metadata = mended;
+    return std::string();
+}
+
+Result<void> FakeHost::read_through(const std::string& device) {
+    if (!medium_of(device).unreadable) return {};
+    return Error{Errc::unavailable, "read '" + device + "': Input/output error"};
+}
+
+Result<std::string> FakeHost::copy_place(const schemas::PoolSpec& spec, const std::string& spare,
+                                         std::uint64_t /*transaction_id*/, Place place) {
+    if (spec.backing == "pair") {
+        TRY(check_listed(spare));
+        TRY(check_unused(spare));
+        return spare;
+    }
+    if (place == Place::make) {
+        kernel_.effect("make metadata.repaired");
+        kernel_.media[kRepairedFile] = {.sectors = kernel_.media.at(kMetadataFile).sectors};
+    }
+    return attach(kRepairedFile, 0);
+}
+
+Result<std::string> FakeHost::replace_metadata(const schemas::PoolSpec& /*spec*/) {
+    int number = 1;
+    const auto name = [&] { return kDamagedFile + std::to_string(number); };
+    if (!kernel_.media.contains(kRepairedFile)) {
+        while (kernel_.media.contains(kDamagedFile + std::to_string(number + 1))) ++number;
+        return name();
+    }
+    kernel_.effect("detach");
+    std::erase_if(kernel_.blocks, [](const auto& entry) {
+        return entry.second.medium == kMetadataFile || entry.second.medium == kRepairedFile;
+    });
+    // A second name for the same file; whoever repeats this finds it.
+    while (kernel_.media.contains(name()) && !kernel_.media.at(name()).metadata.leaf_damaged &&
+           !kernel_.media.at(name()).metadata.damaged) {
+        ++number;
+    }
+    kernel_.effect("link " + name());
+    kernel_.media[name()] = kernel_.media.at(kMetadataFile);
+    kernel_.effect("rename metadata.repaired");
+    kernel_.media[kMetadataFile] = kernel_.media.at(kRepairedFile);
+    kernel_.media.erase(kRepairedFile);
+    return name();
 }
 
 Result<std::optional<std::string>> FakeHost::own_pool() {

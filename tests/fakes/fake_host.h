@@ -25,6 +25,13 @@ public:
     Result<std::vector<ThinListEntry>> list_unloaded_thins(const std::string& metadata_device) override;
     [[nodiscard]] int read_range(const std::string& device, std::uint64_t offset, std::string& data) override;
     [[nodiscard]] int write_range(const std::string& device, std::uint64_t offset, const std::string& data) override;
+    Result<std::string> check_metadata(const std::string& device, ClearNeedsCheck clear) override;
+    Result<std::string> mend_metadata(const std::string& from, const std::string& to,
+                                      const MetadataFacts& facts) override;
+    Result<void> read_through(const std::string& device) override;
+    Result<std::string> copy_place(const schemas::PoolSpec& spec, const std::string& spare,
+                                   std::uint64_t transaction_id, Place place) override;
+    Result<std::string> replace_metadata(const schemas::PoolSpec& spec) override;
     Result<std::string> device_path(const std::string& number) override;
     Result<std::uint64_t> device_sectors(const std::string& path) override;
     std::vector<schemas::Holder> holders(dev_t device) override;
@@ -35,6 +42,7 @@ private:
     Result<void> check_unused(const std::string& path);
     bool claimed(dev_t number) const;
     FakePool* thin_at(const std::string& device, std::uint32_t& thin_id);
+    FakeMedium& medium_of(const std::string& device);
 
     FakeKernel& kernel_;
 };

@@ -37,6 +37,9 @@ struct FakeMetadata {
     std::uint64_t transaction_id = 0;
     std::uint32_t time = 0;
     std::uint64_t held_root = 0;
+    bool leaf_damaged = false;                // In a block that a load does not read; thin_check does, and a create.
+    std::set<std::uint32_t> unmendable = {};  // thin_repair leaves them out.
+    std::map<std::uint32_t, std::uint64_t> torn = {};  // It leaves them with so many blocks.
     std::map<std::uint32_t, FakeThin> thins = {};
     std::map<std::uint32_t, FakeThin> held_thins = {};  // As they were at reserve_metadata_snap.
 

@@ -190,10 +190,16 @@ Result<void> FakeMounts::forget_unsynced(const std::string& directory) {
     return {};
 }
 
+Result<void> FakeMounts::shut_down(const std::string& directory) {
+    if (find_mount(directory) != nullptr) state_.directories[directory].shut_down = true;
+    return {};
+}
+
 Result<bool> FakeMounts::unmount(const std::string& directory) {
     if (find_mount(directory) == nullptr) return errno_error(EINVAL, "unmount '" + directory + "'");
     if (state_.holders.contains(directory)) return false;
     state_.directories[directory].mount.reset();
+    state_.directories[directory].shut_down = false;
     return true;
 }
 

@@ -28,6 +28,7 @@ struct FakeMountState {
     struct Directory {
         std::string id;
         bool mount_point = false;
+        bool shut_down = false;  // Its file system.
         std::optional<Mount> mount;
         std::optional<std::int32_t> unsynced = {};  // 0: its actor died before it knew the errno.
     };
@@ -75,6 +76,7 @@ public:
     Result<std::int32_t> sync(const std::string& directory, bool pool_sound) override;
     Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override;
     Result<void> forget_unsynced(const std::string& directory) override;
+    Result<void> shut_down(const std::string& directory) override;
     Result<bool> unmount(const std::string& directory) override;
     std::vector<schemas::Holder> find_holders(const std::string& directory) override;
 

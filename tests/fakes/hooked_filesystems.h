@@ -74,6 +74,10 @@ public:
         before_("forget_unsynced");
         return inner_.forget_unsynced(directory);
     }
+    Result<void> shut_down(const std::string& directory) override {
+        before_("shut_down");
+        return inner_.shut_down(directory);
+    }
     Result<bool> unmount(const std::string& directory) override {
         before_("unmount");
         return inner_.unmount(directory);

@@ -14,7 +14,7 @@ FakePool& the_pool(World& world) {
     return world.kernel.pools.begin()->second;
 }
 
-schemas::PoolStatus::Reply status_of_pool(World& world) {
+schemas::PoolStatus::Reply told_of_pool(World& world) {
     return body_of<schemas::PoolStatus>(world.ask_once(schemas::PoolStatus{}));
 }
 
@@ -46,6 +46,10 @@ struct Fault {
     std::function<void(World&)> goes;
 };
 
+void make_writable(World& world) {
+    for (auto& [number, pool] : world.kernel.pools) pool.mode = PoolMode::rw;
+}
+
 std::vector<Fault> faults_that_refuse() {
     return {
         {"a commit failed", "needs_check",
@@ -55,9 +59,9 @@ std::vector<Fault> faults_that_refuse() {
          },
          [](World& world) { world.repair_pools(); }},
         {"aborting a failed commit failed", "has failed", [](World& world) { the_pool(world).mode = PoolMode::fail; },
-         [](World& world) { the_pool(world).mode = PoolMode::rw; }},
+         [](World& world) { make_writable(world); }},
         {"it cannot read its counters", "has failed", [](World& world) { the_pool(world).mode = PoolMode::error; },
-         [](World& world) { the_pool(world).mode = PoolMode::rw; }},
+         [](World& world) { make_writable(world); }},
         {"its metadata cannot be read", "cannot be read",
          [](World& world) { world.kernel.media.at("file:metadata").unreadable = true; },
          [](World& world) { world.kernel.media.at("file:metadata").unreadable = false; }},
@@ -86,12 +90,12 @@ TEST_CASE("a fault of the pool is known within a second, named, and stops what n
         DYNAMIC_SECTION(fault.name) {
             World world({.seed = 1});
             make_used_pool(world);
-            CHECK(status_of_pool(world).state == "ready");
+            CHECK(told_of_pool(world).state == "ready");
             fault.happens(world);
             world.run_for(1000);
-            CHECK(status_of_pool(world).state == "needs_repair");
+            CHECK(told_of_pool(world).state == "needs_repair");
             CHECK_THAT(pool_finding(world), Catch::Contains(fault.words) && Catch::Contains("next: "));
-            CHECK_THAT(status_of_pool(world).warnings.back(), Catch::Contains(fault.words));
+            CHECK_THAT(told_of_pool(world).warnings.back(), Catch::Contains(fault.words));
             CHECK(count_events(world, "finding.pool") == 1);
             for (const Answer& answer :
                  {world.ask_once(create("b", "a"), {.timeout_ms = 5000}),
@@ -105,7 +109,7 @@ TEST_CASE("a fault of the pool is known within a second, named, and stops what n
             CHECK(word(world.ask_once(remove("a"), {.timeout_ms = 5000})) == "ok");
             fault.goes(world);
             world.run_for(1000);
-            CHECK(status_of_pool(world).state == "ready");
+            CHECK(told_of_pool(world).state == "ready");
             CHECK(pool_finding(world).empty());
             CHECK(count_events(world, "finding.gone") == 1);
             CHECK(world.call(create("b", "base")));
@@ -135,7 +139,7 @@ TEST_CASE("a pool that is full of metadata is to be grown and not repaired", "[m
     make_used_pool(world);
     the_pool(world).mode = PoolMode::ro;
     world.run_for(1000);
-    CHECK(status_of_pool(world).state == "ready");
+    CHECK(told_of_pool(world).state == "ready");
     CHECK_THAT(pool_finding(world), Catch::Contains("out of metadata space") && Catch::Contains("larger"));
     const Answer refused = world.ask_once(create("b", "a"), {.timeout_ms = 5000});
     CHECK(word(refused) == "no_space");

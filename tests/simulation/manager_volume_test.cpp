@@ -274,6 +274,7 @@ TEST_CASE("a pool that needs repair takes no creates, and its removals go on whe
     World world({.seed = 1});
     make_pool_and_base(world);
     REQUIRE(world.call(create("a", "base")));
+    REQUIRE(world.call(get("base")));  // It waits for an operator.
     world.run_for(10000);
     SECTION("a commit failed") {
         world.kernel.fail_commits = 1;

@@ -20,10 +20,11 @@ void job_of_two_managers(World& world) {
     REQUIRE(world.call(remove("base")));
 }
 
-void cut_power_soon_after_the_failure(World& world) {
-    world.at(50, [&world] {
-        if (!world.disk.has_failed()) return cut_power_soon_after_the_failure(world);
-        world.at(2000, [&world] { world.cut_power(); });
+void soon_after_the_failure(World& world, bool power_cut) {
+    world.at(50, [&world, power_cut] {
+        if (!world.disk.has_failed()) return soon_after_the_failure(world, power_cut);
+        world.at(3000, [&world] { world.disk.heal(); });
+        if (power_cut) world.at(2000, [&world] { world.cut_power(); });
     });
 }
 
@@ -38,8 +39,7 @@ std::uint64_t fail_everywhere(DiskFault fault, bool power_cut) {
         options.mount_actors = 1;
         World world(options);
         world.disk.fail(fault);
-        world.at(5000, [&] { world.disk.heal(); });
-        if (power_cut) cut_power_soon_after_the_failure(world);
+        soon_after_the_failure(world, power_cut);
         guarded(world, [&] {
             job_of_two_managers(world);
             check_quiet(world);

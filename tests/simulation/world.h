@@ -115,6 +115,11 @@ public:
     void at(std::int64_t delay_ms, std::function<void()> action);
     void stop_faults();
     void let_live() { options_.die_at = -1; }
+    // The effect or turn that comes when so many have happened is the last of its process, or of the machine.
+    void die_after(std::int64_t more, bool power_cut) {
+        options_.die_at = happened_ + more;
+        options_.power_cut_at_that = power_cut;
+    }
     void cut_power();
     void kill_manager();
     // The store's file, while there is no manager (right after its death): a copy of it, and another in its place. An

@@ -676,6 +676,41 @@ TEST_CASE("a metadata snapshot that is held is released only on order, and never
     CHECK(world.core().core.held_root == 0);
 }
 
+TEST_CASE("metadata are checked, mended and replaced only while their pool is not loaded", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.create_thin(2) == Outcome::done);
+    CHECK(world.actor.check_metadata({world.spec}).error().code == Errc::in_use);
+    CHECK(world.actor.repair_metadata({.spec = world.spec, .spare = {}}).error().code == Errc::in_use);
+    CHECK(world.actor.replace_metadata({world.spec}).error().code == Errc::in_use);
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    CHECK(world.actor.check_metadata({world.spec})->sound);
+    FakeMetadata& metadata = world.kernel.media.at("file:metadata").metadata;
+    metadata.needs_check = true;
+    world.kernel.fail_commits = 1;
+    CHECK(world.actor.check_metadata({world.spec}).error().code == Errc::unavailable);
+    CHECK(metadata.needs_check);
+    CHECK(world.actor.check_metadata({world.spec})->sound);
+    CHECK_FALSE(metadata.needs_check);
+    metadata.damaged = true;
+    const auto checked = world.actor.check_metadata({world.spec});
+    REQUIRE(checked);
+    CHECK_FALSE(checked->sound);
+    CHECK_FALSE(checked->report.empty());
+    const auto mended = world.actor.repair_metadata({.spec = world.spec, .spare = {}, .transaction_id = kTag + 1});
+    REQUIRE(mended);
+    CHECK(mended->sound);
+    CHECK(mended->transaction_id == kTag + 1);
+    REQUIRE(mended->thins.size() == 1);
+    CHECK(mended->thins.front().thin_id == 2);
+    CHECK(metadata.damaged);
+    const auto replaced = world.actor.replace_metadata({world.spec});
+    REQUIRE(replaced);
+    CHECK(world.kernel.media.at(replaced->damaged_copy).metadata.damaged);
+    CHECK(world.actor.replace_metadata({world.spec})->damaged_copy == replaced->damaged_copy);  // Its answer was lost.
+    CHECK(world.actor.check_metadata({world.spec})->sound);
+}
+
 TEST_CASE("an adopted pool is used under its own name if root has listed it, and is never changed", "[device_actor]") {
     Lab world;
     world.kernel.add_disk("/dev/vda", kGib);

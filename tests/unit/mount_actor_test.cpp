@@ -1,5 +1,6 @@
 #include "services/mount_actor/mount_actor.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <set>
@@ -90,6 +91,25 @@ TEST_CASE("a failed sync keeps the mount and is told, unless it is forced", "[mo
     REQUIRE(forced);
     CHECK(forced->sync_error == EIO);
     CHECK(list(world).empty());
+}
+
+TEST_CASE("a file system on a pool that takes no writes is shut down and not synced before its unmount",
+          "[mount_actor]") {
+    FakeWorld world;
+    MountActor actor(world.filesystems());
+    const auto mount = mount_of(make_template(world), "v");
+    REQUIRE(actor.handle(mount));
+    std::vector<std::string> effects;
+    HookedFilesystems hooked(world.filesystems(), [&](std::string_view effect) { effects.emplace_back(effect); });
+    MountActor watched(hooked);
+    const auto reply = watched.handle(schemas::Unmount{"v", mount.device.dm_uuid, true, false, true});
+    REQUIRE(reply);
+    CHECK(reply->sync_error == EIO);  // What it had not written is lost.
+    CHECK(std::count(effects.begin(), effects.end(), "sync") == 0);
+    REQUIRE(effects.size() > 2);
+    CHECK(effects.at(0) == "shut_down");
+    CHECK(effects.at(1) == "unmount");
+    CHECK(world.state.directories.empty());
 }
 
 TEST_CASE("what a sync has lost is told by each put, until one is forced", "[mount_actor]") {

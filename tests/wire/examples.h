@@ -208,6 +208,18 @@ void for_each_device_message(Visitor&& visit) {
                   {.verdict = example_verdict(),
                    .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497}},
                    .more = true});
+    visit_message(visit, CheckMetadata{.spec = example_pool_spec()}, {.sound = true, .report = "bad checksum"});
+    visit_message(
+        visit,
+        RepairMetadata{
+            .spec = example_pool_spec(), .spare = "/dev/vdd", .transaction_id = 4503599627370497, .after_thin_id = 41},
+        {.sound = true,
+         .report = "bad checksum",
+         .transaction_id = 4503599627370497,
+         .thins = {{.thin_id = 42, .mapped_blocks = 7, .blocks_before = 9}},
+         .more = true});
+    visit_message(visit, ReplaceMetadata{.spec = example_pool_spec()},
+                  {.damaged_copy = "/var/lib/cowslip/default/pool/metadata.damaged-1"});
 }
 
 template <class Visitor>
@@ -223,7 +235,11 @@ void for_each_mount_message(Visitor&& visit) {
                         .grow = true},
                   {.path = "/var/lib/cowslip/default/mnt/a%2Fb/rootfs", .grown = true});
     visit_message(visit,
-                  Unmount{.directory = "a%2Fb", .dm_uuid = example_device().dm_uuid, .force = true, .pool_sound = true},
+                  Unmount{.directory = "a%2Fb",
+                          .dm_uuid = example_device().dm_uuid,
+                          .force = true,
+                          .pool_sound = true,
+                          .shut_down = true},
                   {.busy = true, .holders = {example_holder()}, .sync_error = 28});
     visit_message(visit, ListMounts{.after = "a"},
                   {.mounts = {{.directory = "a%2Fb",
@@ -254,6 +270,8 @@ void for_each_pool_message(Visitor&& visit) {
                    .backup_taken_at = "2026-11-22T10:11:12.345Z",
                    .recovered = {"recovered-42"},
                    .dropped = {"gone"}});
+    visit_message(visit, PoolRepair{.evict = true, .spare = "/dev/vdd", .accept_loss = true},
+                  {.how = "repaired", .damaged_copy = "/dev/vdc", .lost = {"app"}});
     visit_message(visit, LeaseList{.after_id = "a", .after_holder = "h", .limit = 10},
                   {.leases = {{.id = "a",
                                .holder = "default",
