@@ -66,6 +66,7 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
         co_return Error{Errc::unavailable, fmt::format("activate '{}': the pool is being repaired", operation.subject)};
     schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors, read_only};
     Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    if (!reply || reply->error_number != 0) maybe_active(row.thin_id);
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) {
         if (!reply->pool_status.empty()) take_status(operation, 0, reply->pool_status);
@@ -250,6 +251,7 @@ Task<std::string> PoolManager::activation_ahead(CommandKey key, std::uint32_t th
         co_return "";
     }
     const auto reply = decode_as<schemas::Activate::Reply>(std::string_view(*outcome.body));
+    if (!reply || reply->error_number != 0) maybe_active(thin_id);
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) co_return "";  // The next get is told why.
     devices_[thin_id] = Device{.path = reply->path};

@@ -269,13 +269,9 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
                 if (!resumed) co_return resumed.error();
             }
             if (!reply->torn) co_return reply->verdict;
-            // Somebody resumed the origin in between; the actor has deleted the snapshot.
-            Result<std::uint32_t> next = store_.spend_thin_id();
-            if (!next) co_return next.error();
-            Result<void> moved = store_.move_volume(*operation.thin_id, *next);
+            // Somebody resumed the origin in between: another snapshot is taken.
+            Result<void> moved = give_up_torn(operation);
             if (!moved) co_return moved.error();
-            operation.thin_id = *next;
-            operation.attempts = 1;
             continue;
         }
         const Result<void> again = count_attempt(operation, *outcome, schemas::CreateSnap::kType);
@@ -286,6 +282,27 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
         operation.deaths = deaths;  // The resume's answer says nothing of the snapshot.
         if (!again) co_return again.error();
     }
+}
+
+// The actor has deleted the snapshot, or tried to: that it is gone in the end is an operation of its own.
+Result<void> PoolManager::give_up_torn(Operation& operation) {
+    const std::uint32_t torn = *operation.thin_id;
+    const std::uint32_t next = TRY(store_.spend_thin_id());
+    TRY(store_.move_volume(torn, next));
+    operation.thin_id = next;
+    operation.attempts = 1;
+    VolumeRow left = *store_.volume(next);
+    left.thin_id = torn;
+    left.name.reset();
+    left.template_key.reset();
+    left.kind = "internal";
+    left.state = "removing";
+    left.born_max = pool_row_->planned;  // It was ours for certain.
+    TRY(store_.insert_volume(left));
+    Operation& removal = new_operation("volume.remove", fmt::format("thin {}", torn));
+    TRY(store_.insert_operation({removal.number, OperationType::remove, torn, "", ""}));
+    begin_removal(removal.number, torn, removal.subject, 1);
+    return {};
 }
 
 // Its suspender has answered, or is dead. Its writers hang meanwhile: so where that fails it is tried again, whatever
