@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
 #include <sstream>
 
 namespace cowslip {
@@ -108,8 +109,10 @@ int FakeDeviceMapper::load(const DmDevice& device, const DmTarget& target, bool 
     int answer = EINVAL;
     if (target.type == "thin-pool") answer = load_pool(number, loaded);
     if (target.type == "thin") answer = load_thin(loaded);
-    if (answer == 0) kernel_.devices.at(number).inactive = {.target = loaded, .read_only = read_only};
-    return answer;
+    if (answer != 0) return answer;
+    kernel_.devices.at(number).inactive = {.target = loaded, .read_only = read_only};
+    kernel_.devices.at(number).added = true;
+    return 0;
 }
 
 // The kernel reads (or formats) the metadata when the table is loaded, not when it is resumed.
@@ -125,11 +128,14 @@ int FakeDeviceMapper::load_pool(dev_t number, DmTarget& target) {
         if (other != number && pool.medium == metadata->medium) return EBUSY;
     }
     FakeMetadata& disk = kernel_.media.at(metadata->medium).metadata;
-    if (disk.damaged) return EILSEQ;
-    if (disk.formatted && disk.block_sectors != table->block_sectors) return EINVAL;
-    if (target.sectors > kernel_.media.at(data->medium).sectors) return EINVAL;
+    const bool loaded = kernel_.pools.contains(number);
+    if (!loaded && disk.damaged) return EILSEQ;
+    // A pool that is there already does not compare the size of its blocks with a new table's.
+    if (!loaded && disk.formatted && disk.block_sectors != table->block_sectors) return EINVAL;
+    // Once the device is there, that is found out at its resume.
+    if (!kernel_.devices.at(number).added && target.sectors > kernel_.media.at(data->medium).sectors) return EINVAL;
     if (!disk.formatted) disk = {.formatted = true, .block_sectors = table->block_sectors};
-    if (!kernel_.pools.contains(number)) {
+    if (!loaded) {
         kernel_.pools[number] = {.medium = metadata->medium,
                                  .data_medium = data->medium,
                                  .core = disk,
@@ -152,7 +158,7 @@ int FakeDeviceMapper::load_thin(DmTarget& target) {
         return pool_suspended(pool_number) ? EINVAL : 0;
     }
     for (const auto& [other, device] : kernel_.devices) {
-        if (device_number(other) == table->pool_device) return EINVAL;  // No pool.
+        if (device_number(other) == table->pool_device) return device.added ? EINVAL : ENXIO;  // No pool.
     }
     return ENXIO;
 }
@@ -169,6 +175,12 @@ int FakeDeviceMapper::suspend(const DmDevice& device, SuspendMode mode) {
     return 0;
 }
 
+bool FakeDeviceMapper::fits(const FakeDmDevice::Table& table) const {
+    if (table.target.type != "thin-pool") return true;
+    const FakeBlockDevice* data = kernel_.block(parse_thin_pool_table(table.target.parameters)->data_device);
+    return data == nullptr || table.target.sectors <= kernel_.media.at(data->medium).sectors;
+}
+
 int FakeDeviceMapper::resume(const DmDevice& device) {
     kernel_.effect("resume " + device.name);
     const dev_t number = kernel_.number_of(device);
@@ -176,13 +188,17 @@ int FakeDeviceMapper::resume(const DmDevice& device) {
     FakeDmDevice& found = kernel_.devices.at(number);
     if (kernel_.resume_fails.contains(found.device.uuid)) return EIO;
     const bool had_table = found.live.has_value();
+    if (found.inactive && !fits(*found.inactive)) {
+        found.inactive.reset();
+        found.suspended = true;  // Suspended for its new table, and then left so.
+        return EINVAL;
+    }
     if (found.inactive) {
         found.live = std::move(found.inactive);
         found.inactive.reset();
         const auto pool = kernel_.pools.find(number);
         if (pool != kernel_.pools.end()) {
-            const auto table = parse_thin_pool_table(found.live->target.parameters);
-            pool->second.core.data_blocks = found.live->target.sectors / table->block_sectors;
+            pool->second.core.data_blocks = found.live->target.sectors / pool->second.core.block_sectors;
             if (!had_table && pool->second.mode == PoolMode::rw) kernel_.commit(pool->second);
         }
     }
@@ -233,8 +249,18 @@ bool FakeDeviceMapper::active(dev_t pool, std::uint32_t thin_id) const {
     return false;
 }
 
+bool FakeDeviceMapper::runs(dev_t pool, std::uint32_t thin_id) const {
+    return std::any_of(kernel_.devices.begin(), kernel_.devices.end(), [&](const auto& entry) {
+        const FakeDmDevice& device = entry.second;
+        if (!device.live || device.live->target.type != "thin" || device.suspended) return false;
+        const auto thin = parse_thin_table(device.live->target.parameters);
+        return thin && thin->pool_device == device_number(pool) && thin->thin_id == thin_id;
+    });
+}
+
 int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vector<std::string>& words) {
     FakeMetadata& core = pool.core;
+    std::set<std::uint32_t>& deleted = kernel_.media.at(pool.medium).deleted;
     const auto argument = [&](std::size_t i, std::uint64_t limit = 0xffffff) {
         return i < words.size() ? cowslip::number(words[i], limit) : std::nullopt;
     };
@@ -243,7 +269,7 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
     if (words[0] == "create_thin") {
         if (words.size() != 2 || !argument(1)) return EINVAL;
         if (core.thins.contains(thin_id)) return EEXIST;
-        core.thins[thin_id] = {.transaction_id = core.transaction_id};
+        core.thins[thin_id] = {.transaction_id = core.transaction_id, .used_before = deleted.contains(thin_id)};
         return 0;
     }
     if (words[0] == "create_snap") {
@@ -252,7 +278,10 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
         const auto origin = core.thins.find(static_cast<std::uint32_t>(*argument(2)));
         if (origin == core.thins.end()) return ENODATA;
         core.time++;
-        core.thins[thin_id] = {.mapped_blocks = origin->second.mapped_blocks, .transaction_id = core.transaction_id};
+        core.thins[thin_id] = {.mapped_blocks = origin->second.mapped_blocks,
+                               .transaction_id = core.transaction_id,
+                               .torn = origin->second.torn || runs(number, origin->first),
+                               .used_before = deleted.contains(thin_id)};
         return 0;
     }
     if (words[0] == "delete") {
@@ -262,6 +291,7 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
         core.thins.erase(thin_id);
         std::erase_if(kernel_.media.at(pool.data_medium).contents,
                       [&](const auto& entry) { return entry.first.first == thin_id; });
+        deleted.insert(thin_id);
         return 0;
     }
     if (words[0] == "set_transaction_id") {

@@ -30,6 +30,8 @@ private:
     int load_thin(DmTarget& target);
     bool pool_suspended(dev_t pool) const;
     bool active(dev_t pool, std::uint32_t thin_id) const;
+    bool fits(const FakeDmDevice::Table& table) const;
+    bool runs(dev_t pool, std::uint32_t thin_id) const;
     int pool_message(dev_t number, FakePool& pool, const std::vector<std::string>& words);
 
     FakeKernel& kernel_;

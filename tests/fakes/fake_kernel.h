@@ -25,6 +25,9 @@ namespace cowslip {
 struct FakeThin {
     std::uint64_t mapped_blocks = 0;
     std::uint64_t transaction_id = 0;  // The pool's at its birth.
+    // The kernel does not mind; we do.
+    bool torn = false;         // A snapshot of a device that ran.
+    bool used_before = false;  // Its id was a deleted one's.
 };
 
 // What thin-pool writes on a metadata device, or holds in memory of it.
@@ -50,7 +53,8 @@ struct FakeMetadata {
 struct FakeMedium {
     std::uint64_t sectors = 0;
     FakeMetadata metadata = {};
-    std::string signature = {};  // What libblkid would call it, e.g. "ext4 file system".
+    std::set<std::uint32_t> deleted = {};  // Thin ids, also where that was not committed.
+    std::string signature = {};            // What libblkid would call it, e.g. "ext4 file system".
     // Of a pool's data: the 4 KiB blocks of internal thins, by thin id and offset. Pools that were made alike have them
     // in the same places, so another pool's metadata find these.
     std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> contents = {};
@@ -73,6 +77,7 @@ struct FakeDmDevice {
     std::optional<Table> live = {};
     std::optional<Table> inactive = {};
     bool suspended = false;
+    bool added = false;         // Since its first table was loaded: before that nobody can open it.
     std::uint32_t openers = 0;  // Mounts and open descriptors; tables on it are counted by themselves.
 };
 

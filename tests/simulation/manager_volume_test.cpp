@@ -220,6 +220,7 @@ TEST_CASE("a pool that is full of data takes no creates and carries out removals
     World world({.seed = 1});
     make_pool_and_base(world);
     REQUIRE(world.call(create("a", "base")));
+    REQUIRE(world.call(create("small", "base")));
     world.run_for(10000);
     FakePool& pool = pool_of(world);
     pool.core.thins.at(show(world, "a").thin_id).mapped_blocks = pool.core.data_blocks;
@@ -229,6 +230,8 @@ TEST_CASE("a pool that is full of data takes no creates and carries out removals
     CHECK(word(world.ask_once(create("b", "base"))) == "no_space");
     CHECK(world.call(get("base")));
     CHECK(world.call(put("base")));
+    CHECK(world.call(remove_and_wait("small"))->existed);  // The pool is as full as before.
+    CHECK(pool.mode == PoolMode::out_of_data_space);
     CHECK(world.call(remove_and_wait("a"))->existed);
     world.run_for(3000);
     CHECK(world.call(create("b", "base")));

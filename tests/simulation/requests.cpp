@@ -122,11 +122,6 @@ bool has_finding(World& world, const std::string& wanted) {
     return std::find(list.begin(), list.end(), wanted) != list.end();
 }
 
-std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise) {
-    const char* text = std::getenv(name);
-    return text == nullptr ? otherwise : std::stoull(text);
-}
-
 void die_everywhere(bool power_cut, const std::function<void(World&)>& job, const std::function<void(World&)>& check) {
     const auto stride = static_cast<std::int64_t>(number_from_environment("COWSLIP_STRIDE", 1));
     for (std::int64_t die_at = 0;; die_at += stride) {

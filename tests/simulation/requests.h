@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "tests/fakes/environment.h"
 #include "tests/simulation/world.h"
 
 namespace cowslip::simulation {
@@ -38,8 +39,6 @@ schemas::Volume show(World& world, const std::string& id);
 std::size_t thins_of_volumes(World& world);       // In the live pool; not the label's.
 std::vector<std::string> findings(World& world);  // "kind subject".
 bool has_finding(World& world, const std::string& wanted);
-
-std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise);
 
 // One run of `job` for each effect and turn that it takes, which is the last of its process or, if
 // `power_cut`, of the machine; then quiet, and `check`. COWSLIP_STRIDE=2: for every other one.

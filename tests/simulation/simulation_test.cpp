@@ -267,7 +267,24 @@ void whole_life(World& world) {
     REQUIRE(world.call(get("clone")));
 }
 
+// A start opens a generation: its compare-and-swap must not be sent before it is recorded.
+void start_again(World& world) {
+    make_pool_and_base(world);
+    world.kill_manager();
+    world.run_for(1000);
+    REQUIRE(world.call(create("clone", "base")));
+    world.run_for(1000);
+}
+
 }  // namespace
+
+TEST_CASE("a death at any effect or turn of a new start loses nothing and leaves nothing", "[simulation]") {
+    die_everywhere(false, start_again, [](World& world) { CHECK(exists(world, "clone")); });
+}
+
+TEST_CASE("a power cut at any effect or turn of a new start loses nothing", "[simulation]") {
+    die_everywhere(true, start_again, [](World& world) { CHECK(exists(world, "clone")); });
+}
 
 TEST_CASE("a death at any effect or turn of the main job loses nothing and leaves nothing", "[simulation]") {
     die_everywhere(false, main_job, [](World& world) {

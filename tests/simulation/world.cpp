@@ -198,7 +198,9 @@ void World::start_manager() {
     ++manager_number_;
     note(fmt::format("manager {} starts", manager_number_));
     std::vector<std::string> locks;
-    for (const auto& [name, actor] : actors_) locks.push_back(name);
+    for (const auto& [name, actor] : actors_) {
+        if (!mutant("actors_not_asked")) locks.push_back(name);
+    }
     try {
         manager_->start(locks, {now_ms_, now_ms_});
     } catch (const StoreFailure& failure) {
@@ -368,6 +370,10 @@ void World::begin_command(const std::string& name) {
         return;
     }
     const std::int64_t takes = chance(options_.faults.actor_stalls) ? between(100, 20000) : between(1, 40);
+    if (takes > 3000 && mutant("resend_on_timeout")) {
+        at(3000, [this, name] { deliver(ActorGone{name}); });
+        at(3000, [this, kind = actor.kind] { start_actor(kind); });
+    }
     at(takes, [this, name, frame, session = actor.session] { carry_out(name, frame, session); });
 }
 
@@ -481,12 +487,12 @@ CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command
             origins_[snap.thin_id] = snap.origin_id;
         }
         struct Process {
-            explicit Process(FakeKernel& kernel) : dm(kernel), host(kernel) {}
-            FakeDeviceMapper dm;
-            FakeHost host;
+            Process(FakeKernel& kernel, CallFaults& faults) : dm(kernel, faults), host(kernel, faults) {}
+            FailingDeviceMapper dm;
+            FailingHost host;
             DeviceActor actor{dm, host};
         };
-        const auto process = std::make_shared<Process>(kernel);
+        const auto process = std::make_shared<Process>(kernel, call_faults);
         CommandAnswer answer = process->actor.handle(command.type, command.body);
         if (answer.rest) answer.rest = [process, rest = answer.rest] { return rest(); };
         return answer;
@@ -500,7 +506,8 @@ CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command
     };
     devices.content = [this](const std::string& uuid) -> FakeFilesystem& { return content(uuid); };
     FakeMounts fake(mounts, devices);
-    HookedFilesystems hooked(fake, [this](std::string_view effect) { kernel.before_effect(std::string(effect)); });
+    FailingFilesystems hooked(
+        fake, [this](std::string_view effect) { kernel.before_effect(std::string(effect)); }, call_faults);
     MountActor actor(hooked);
     const auto result = actor.handle(command.type, command.body);
     // A mount keeps its device open.
@@ -575,6 +582,8 @@ std::string World::complain_about_kernel() {
         for (const auto& [thin_id, thin] : pool.core.thins) {
             if (thin_id >= kFirstThinId && rows.erase(thin_id) == 0)
                 return fmt::format("thin {} is in the pool and in no row", thin_id);
+            if (thin.torn) return fmt::format("thin {} is a snapshot of a running device", thin_id);
+            if (thin.used_before) return fmt::format("thin {} had been another volume's id", thin_id);
         }
         // Of a release whose commit failed nobody knows; the next start releases it again.
         if (pool.core.held_root != 0 && commits_failed_ == 0) return "a metadata snapshot is held";

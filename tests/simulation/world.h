@@ -28,7 +28,7 @@
 #include "tests/fakes/fake_host.h"
 #include "tests/fakes/fake_kernel.h"
 #include "tests/fakes/fake_mounts.h"
-#include "tests/fakes/hooked_filesystems.h"
+#include "tests/simulation/failing.h"
 
 namespace cowslip::simulation {
 
@@ -161,6 +161,7 @@ public:
     FakeKernel kernel;
     FakeMountState mounts;
     std::set<std::string> opened;  // dm uuids of devices that somebody has open.
+    CallFaults call_faults;
     std::function<void()> on_power_cut;
     std::map<std::string, int> commands;  // Carried out, by type.
 

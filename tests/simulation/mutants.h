@@ -1,0 +1,33 @@
+// Wrong variants of the product, each breaking one rule of the protocol. The tests must fail with every one of them:
+// mutants_test.sh runs them, so that the tests are known to see. A variant is made at a seam (a function that the
+// linker wraps, a fake, the world): the product has no code for them.
+#pragma once
+
+#include <string_view>
+
+#include "tests/fakes/fake_device_mapper.h"
+#include "tests/fakes/hooked_filesystems.h"
+
+namespace cowslip::simulation {
+
+// Is it that one which COWSLIP_MUTANT names?
+bool mutant(std::string_view name);
+
+class MutableDeviceMapper : public FakeDeviceMapper {
+public:
+    using FakeDeviceMapper::FakeDeviceMapper;
+    // no_suspend: a snapshot of a running origin.
+    [[nodiscard]] int suspend(const DmDevice& device, SuspendMode mode) override;
+    Result<std::optional<DmInfo>> find(const DmDevice& device) override;
+    // no_uuid: devices have a name only.
+    [[nodiscard]] int create(const DmDevice& device, dev_t* number) override;
+};
+
+// no_rmdir: the directory of a mount stays.
+class MutableFilesystems : public HookedFilesystems {
+public:
+    using HookedFilesystems::HookedFilesystems;
+    Result<void> remove_mount_point(const std::string& directory) override;
+};
+
+}  // namespace cowslip::simulation
