@@ -17,8 +17,9 @@ constexpr std::size_t kHistory = 4000;
 
 }  // namespace
 
-World::World(Options options) : options_(options), random_(options.seed) {
+World::World(Options options) : kernel(options.kernel), options_(options), random_(options.seed) {
     spdlog::set_level(spdlog::level::off);  // The history says more.
+    if (!options.store.empty()) disk.put(options.store);
     kernel.before_effect = [this](const std::string& effect) {
         note("effect " + effect);
         maybe_fail_a_commit();

@@ -57,6 +57,9 @@ struct Options {
     std::int64_t die_at = -1;
     bool power_cut_at_that = false;  // Then not only the process dies.
     ManagerOptions manager = {};     // The boot id and the folder are the world's.
+    // What it begins with.
+    FakeDisk::Image store = {};
+    FakeKernel kernel = {};
 };
 
 struct Answer {
