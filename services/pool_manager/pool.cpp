@@ -528,7 +528,11 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
         pool_.loaded = false;
         schemas::StopPool command{pool_row_->spec};
         Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
-        if (!stopped) co_return stopped.error();  // The next request starts it again.
+        if (!stopped) {
+            // The next request starts it again, and sees then what is wrong with it: until then nobody looks.
+            set_fault(PoolFault::none, "");
+            co_return stopped.error();
+        }
         Result<void> written = store_.set_pool_state("stopped");
         if (!written) co_return written.error();
         event("pool.stopped", pool_row_->name);
