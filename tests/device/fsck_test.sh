@@ -84,11 +84,12 @@ mount "/dev/mapper/$(name_of free)" "$COWSLIP_STATE/mnt/free/rootfs"
 repaired 'a mount without a lease' 'stray-mount free'
 mkdir "$COWSLIP_STATE/mnt/left"
 repaired 'a directory left over' 'stray-mount left'
-dmsetup message "$pool" 0 reserve_metadata_snap
+# Each look of the service's own holds one for a moment.
+wait_for 20 dmsetup message "$pool" 0 reserve_metadata_snap 2>"$folder/held" || fail "reserve: $(cat "$folder/held")"
 repaired 'a held metadata snapshot' 'held-snapshot default'
 # shellcheck disable=SC2317  # Called by wait_for.
 nothing_held() { [[ $(dmsetup status "$pool" | cut -d ' ' -f 7) = - ]]; }
-wait_for 20 nothing_held || fail 'a metadata snapshot is held still'  # Each look of the service's own holds one for a moment.
+wait_for 20 nothing_held || fail 'a metadata snapshot is held still'
 
 # --- left alone
 activate free 131072
