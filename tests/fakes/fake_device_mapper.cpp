@@ -198,7 +198,11 @@ int FakeDeviceMapper::resume(const DmDevice& device) {
         found.inactive.reset();
         const auto pool = kernel_.pools.find(number);
         if (pool != kernel_.pools.end()) {
-            pool->second.core.data_blocks = found.live->target.sectors / pool->second.core.block_sectors;
+            // Whatever the new table says of its blocks: they are what they were.
+            auto table = parse_thin_pool_table(found.live->target.parameters).value();
+            table.block_sectors = pool->second.core.block_sectors;
+            found.live->target.parameters = make_thin_pool_table(table) + " ";
+            pool->second.core.data_blocks = found.live->target.sectors / table.block_sectors;
             if (!had_table && pool->second.mode == PoolMode::rw) kernel_.commit(pool->second);
         }
     }

@@ -9,14 +9,15 @@ namespace cowslip {
 
 namespace {
 
-// The "253:0" in a table.
-std::set<std::string> device_numbers(const FakeDmDevice& device) {
-    std::set<std::string> numbers;
+// The "253:0" in its tables. A live and a waiting one share what they are made of, but not a read-only and a writable
+// one.
+std::set<std::pair<std::string, bool>> device_numbers(const FakeDmDevice& device) {
+    std::set<std::pair<std::string, bool>> numbers;
     for (const auto* table : {&device.live, &device.inactive}) {
         if (!*table) continue;
         std::istringstream stream((*table)->target.parameters);
         for (std::string word; stream >> word;) {
-            if (word.find(':') != std::string::npos) numbers.insert(word);
+            if (word.find(':') != std::string::npos) numbers.emplace(word, (*table)->read_only);
         }
     }
     return numbers;
@@ -79,7 +80,7 @@ dev_t FakeKernel::number_of(const DmDevice& device) const {
 std::map<std::string, std::uint32_t> FakeKernel::table_users() const {
     std::map<std::string, std::uint32_t> users;
     for (const auto& [number, device] : devices) {
-        for (const auto& used : device_numbers(device)) users[used]++;
+        for (const auto& used : device_numbers(device)) users[used.first]++;
     }
     return users;
 }
