@@ -300,11 +300,11 @@ void run_episode(DeviceMapper& dm, Chooser& chooser, int steps) {
 
 }  // namespace
 
-TEST_CASE("random operations: the fake device-mapper and the kernel do the same", "[model]") {
+TEST_CASE("random operations: the fake device-mapper and the kernel do the same", "[.][model]") {
     auto dm = KernelDeviceMapper::open();
     REQUIRE(dm);
     const std::uint64_t seed = number_from_environment("COWSLIP_MODEL_SEED", 1);
-    const int steps = static_cast<int>(number_from_environment("COWSLIP_MODEL_STEPS", 1000));
+    const int steps = static_cast<int>(number_from_environment("COWSLIP_MODEL_STEPS", 10000));
     Chooser chooser(seed);
     int done = 0;
     for (; done < steps; done += kEpisode) {
