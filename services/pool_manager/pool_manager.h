@@ -235,6 +235,7 @@ private:
     Task<std::uint64_t> make_thin(Operation& operation);
     Task<schemas::Verdict> snapshot(Operation& operation, VolumeRow row);
     Result<void> give_up_torn(Operation& operation);
+    Result<void> give_up_foreign(Operation& operation);
     Task<void> resume_origin(Operation& operation, std::uint32_t origin);
     Task<std::string> resume_until_done(Operation& operation, std::uint32_t origin);
     enum class Ownership : std::uint8_t { absent, ours, foreign };

@@ -210,7 +210,7 @@ Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
                 owner = *found;
             }
             if (owner == Ownership::ours) co_return pool_row_->planned;
-            Result<void> moved = take_new_thin_id(operation);
+            Result<void> moved = give_up_foreign(operation);
             if (!moved) co_return moved.error();
             continue;
         }
@@ -287,11 +287,8 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
 // The actor has deleted the snapshot, or tried to: that it is gone in the end is an operation of its own.
 Result<void> PoolManager::give_up_torn(Operation& operation) {
     const std::uint32_t torn = *operation.thin_id;
-    const std::uint32_t next = TRY(store_.spend_thin_id());
-    TRY(store_.move_volume(torn, next));
-    operation.thin_id = next;
-    operation.attempts = 1;
-    VolumeRow left = *store_.volume(next);
+    TRY(take_new_thin_id(operation));
+    VolumeRow left = *store_.volume(*operation.thin_id);
     left.thin_id = torn;
     left.name.reset();
     left.template_key.reset();
@@ -351,12 +348,18 @@ Task<PoolManager::Ownership> PoolManager::whose(Operation& operation, VolumeRow 
     co_return mark_fits && found->mapped_blocks == expected ? Ownership::ours : Ownership::foreign;
 }
 
+Result<void> PoolManager::give_up_foreign(Operation& operation) {
+    const std::uint32_t foreign = *operation.thin_id;
+    TRY(store_.quarantine(foreign, "was in the pool before we made it"));
+    find(FindingKind::foreign_thin, std::to_string(foreign),
+         "a thin id in the pool that is not ours; it is left alone");
+    return take_new_thin_id(operation);
+}
+
+// Its volume is moved to an id that was never used.
 Result<void> PoolManager::take_new_thin_id(Operation& operation) {
-    const std::uint32_t old = *operation.thin_id;
-    TRY(store_.quarantine(old, "was in the pool before we made it"));
-    find(FindingKind::foreign_thin, std::to_string(old), "a thin id in the pool that is not ours; it is left alone");
     const std::uint32_t next = TRY(store_.spend_thin_id());
-    TRY(store_.move_volume(old, next));
+    TRY(store_.move_volume(*operation.thin_id, next));
     operation.thin_id = next;
     operation.attempts = 1;
     return {};
