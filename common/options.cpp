@@ -121,7 +121,7 @@ Result<ConfigFile> read_config(const std::string& file, const std::vector<Number
 }
 
 ParsedOptions parse_options(const std::string& program, const std::string& what_it_is, int argc, char** argv,
-                            const std::vector<NumberOption>& own) {
+                            const std::vector<NumberOption>& own, const std::vector<TextOption>& texts) {
     keep_freed_memory();
     if (const auto filled = fill_standard_fds(); !filled) {
         return {.ends = true, .exit_status = kUsage, .options = {}};  // There is nobody to tell.
@@ -140,6 +140,7 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
     auto* level = app.add_option("--log-level", options.log_level, "debug, info, warn or error")
                       ->check(CLI::IsMember(kLogLevels))
                       ->capture_default_str();
+    for (const TextOption& option : texts) app.add_option("--" + option.name, *option.value, option.help);
     std::vector<CLI::Option*> flags;
     for (const NumberOption& option : own) {
         flags.push_back(app.add_option("--" + option.name, *option.value, option.help)

@@ -32,6 +32,13 @@ struct NumberOption {
     std::uint64_t most;
 };
 
+// Likewise, on the command line only.
+struct TextOption {
+    std::string name;
+    std::string help;
+    std::string* value;
+};
+
 // What a configuration file holds, of the keys that are the same everywhere; empty: not given.
 struct ConfigFile {
     std::string state = {};
@@ -53,7 +60,7 @@ struct ParsedOptions {
 
 // To be the first call in main: it also fills closed standard descriptors (files.h).
 ParsedOptions parse_options(const std::string& program, const std::string& what_it_is, int argc, char** argv,
-                            const std::vector<NumberOption>& own = {});
+                            const std::vector<NumberOption>& own = {}, const std::vector<TextOption>& texts = {});
 
 // spdlog to stderr, one line per event: time, program[pid], level, text.
 void setup_logging(const std::string& program, const std::string& level);

@@ -125,6 +125,16 @@ Result<Database> Database::open(const std::string& file, const StoreDisk& disk) 
     return database;
 }
 
+Result<Database> Database::open_still(const std::string& file, const StoreDisk& disk) {
+    sqlite3* handle = nullptr;
+    const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+    const std::string uri = fmt::format("file:{}?immutable=1", file);
+    const int code = sqlite3_open_v2(uri.c_str(), &handle, flags, disk.vfs != nullptr ? disk.vfs : relative_vfs());
+    Database database(handle);
+    if (code == SQLITE_OK) return database;
+    return Error{Errc::needs_repair, fmt::format("open '{}': {}", file, sqlite3_errstr(code))};
+}
+
 Result<void> Database::prepare_file(const std::string& file) {
     // Exclusive before WAL: then the WAL index lives in our memory, and no second process can join.
     for (const char* pragma :
@@ -159,6 +169,43 @@ std::string Database::find_damage() {
     } catch (const StoreFailure& failure) {
         return failure.what();
     }
+}
+
+std::string Database::find_damage_of(const std::string& table) {
+    const std::string found = first_row(fmt::format("PRAGMA integrity_check(\"{}\")", table));
+    return found == "ok" ? "" : found;
+}
+
+std::string Database::find_dangling() {
+    const std::string table = first_row("PRAGMA foreign_key_check");
+    return table.empty() ? "" : fmt::format("a row of table '{}' refers to one that is not there", table);
+}
+
+// Or what is wrong with that question.
+std::string Database::first_row(const std::string& sql) {
+    sqlite3_stmt* statement = nullptr;
+    int code = sqlite3_prepare_v2(handle_.get(), sql.c_str(), -1, &statement, nullptr);
+    const std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)> owned(statement, &sqlite3_finalize);
+    if (code == SQLITE_OK) code = sqlite3_step(statement);
+    if (code == SQLITE_DONE) return "";
+    if (code != SQLITE_ROW) return sqlite3_errmsg(handle_.get());
+    const unsigned char* text = sqlite3_column_text(statement, 0);
+    return text == nullptr ? "" : reinterpret_cast<const char*>(text);
+}
+
+std::vector<std::string> Database::tables() {
+    Query query = this->query("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+    std::vector<std::string> names;
+    while (query.next()) names.push_back(query.text(0));
+    return names;
+}
+
+std::uint64_t Database::size_bytes() {
+    const auto number = [&](const char* pragma) {
+        Query query = this->query(pragma);
+        return query.next() ? query.uinteger(0) : 0;
+    };
+    return number("PRAGMA page_count") * number("PRAGMA page_size");
 }
 
 Query Database::query(const char* sql) {
@@ -226,6 +273,43 @@ void Database::fail(int code, std::string_view what) {
     give_up();
     const auto kind = (code & 0xFF) == SQLITE_FULL ? StoreFailure::Kind::full : StoreFailure::Kind::broken;
     throw StoreFailure(kind, fmt::format("store: {}: {}", what, sqlite3_errmsg(handle_.get())));
+}
+
+// ---- online backup ---------------------------------------------------------------------------
+
+DatabaseCopy::DatabaseCopy(sqlite3* handle, sqlite3_backup* backup, const std::string& file)
+    : handle_(handle, &sqlite3_close), backup_(backup, &sqlite3_backup_finish), file_(file) {}
+
+Result<DatabaseCopy> DatabaseCopy::begin(Database& from, const std::string& file, const StoreDisk& disk) {
+    const auto refused = [&](int code, const char* why) {
+        const Errc errc = (code & 0xFF) == SQLITE_FULL ? Errc::no_space : Errc::internal;
+        return Error{errc, fmt::format("copy the store to '{}': {}", file, why)};
+    };
+    sqlite3* handle = nullptr;
+    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+    int code = sqlite3_open_v2(file.c_str(), &handle, flags, disk.vfs != nullptr ? disk.vfs : relative_vfs());
+    DatabaseCopy copy(handle, nullptr, file);
+    if (code != SQLITE_OK) return refused(code, sqlite3_errstr(code));
+    // Until it has its name it is worth nothing, so it needs no journal; it is synced as a whole.
+    code = sqlite3_exec(handle, "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF",
+                        nullptr, nullptr, nullptr);
+    if (code != SQLITE_OK) return refused(code, sqlite3_errmsg(handle));
+    copy.backup_.reset(sqlite3_backup_init(handle, "main", from.handle_.get(), "main"));
+    if (!copy.backup_) return refused(sqlite3_errcode(handle), sqlite3_errmsg(handle));
+    return copy;
+}
+
+Result<bool> DatabaseCopy::copy_pages(int pages) {
+    int code = sqlite3_backup_step(backup_.get(), pages);
+    if (code == SQLITE_OK) return false;
+    if (code == SQLITE_DONE) {
+        code = sqlite3_backup_finish(backup_.release());
+        if (code == SQLITE_OK) code = sqlite3_close(handle_.release());
+        if (code == SQLITE_OK) return true;
+    }
+    const bool full = (code & 0xFF) == SQLITE_FULL;
+    return Error{full ? Errc::no_space : Errc::internal,
+                 fmt::format("copy the store to '{}': {}", file_, sqlite3_errstr(code))};
 }
 
 }  // namespace cowslip

@@ -1,5 +1,5 @@
 // SQLite as the store needs it: one exclusive connection, a statement cache, and three kinds of
-// failure kept apart. Nobody else includes sqlite3.h but the disk that tests put below it.
+// failure kept apart; and its online backup. Nobody else includes sqlite3.h but the disks that are put below it.
 //
 // A full disk and an I/O error throw StoreFailure: nothing but the process's end can answer them
 // (protocol.md, store errors), so no caller handles them and no transaction survives them. A
@@ -14,10 +14,13 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "common/result.h"
+#include "common/store_files.h"
 
 struct sqlite3;
+struct sqlite3_backup;
 struct sqlite3_stmt;
 
 namespace cowslip {
@@ -73,6 +76,7 @@ private:
 struct StoreDisk {
     const char* vfs = nullptr;  // Name of a SQLite VFS; null: the unix one, with names as they are given.
     std::function<void(const std::string& file)> drop_page_cache = nullptr;  // Of what is clean; null: the kernel's.
+    StoreFiles* files = nullptr;                                             // Beside it; null: the kernel's.
 };
 
 class Database {
@@ -83,6 +87,8 @@ public:
     // cache of the file and its WAL is dropped first, so that what a failed sync left in it is not
     // taken for what the disk has. needs_repair: the file is damaged, or its disk fails.
     static Result<Database> open(const std::string& file, const StoreDisk& disk = {});
+    // One that nobody writes to and that has no log: to be read, with no file made beside it.
+    static Result<Database> open_still(const std::string& file, const StoreDisk& disk = {});
     Database(Database&&) noexcept;
     Database& operator=(Database&&) = delete;
     ~Database();
@@ -93,6 +99,11 @@ public:
     Result<void> execute(const std::string& sql);
     // Reads every page. What is wrong, in SQLite's words; empty: nothing.
     std::string find_damage();
+    // Likewise of one table and its indexes; slower, and it knows of more.
+    std::string find_damage_of(const std::string& table);
+    std::string find_dangling();  // A row that refers to one that is not there; empty: there is none.
+    std::vector<std::string> tables();
+    std::uint64_t size_bytes();
 
     // A transaction opens by itself before the first statement that changes something, and a
     // savepoint inside it, so a turn that changes nothing costs nothing.
@@ -105,7 +116,9 @@ public:
 
 private:
     friend class Query;
+    friend class DatabaseCopy;
     explicit Database(sqlite3* handle);
+    std::string first_row(const std::string& sql);
     Result<void> prepare_file(const std::string& file);
     void give_up();
     void open_savepoint();
@@ -115,6 +128,24 @@ private:
     std::unordered_map<const char*, std::unique_ptr<sqlite3_stmt, int (*)(sqlite3_stmt*)>> statements_;
     bool in_transaction_ = false;
     bool in_savepoint_ = false;
+};
+
+// SQLite's online backup, some pages at a time. What `from` changes meanwhile, through its one connection, SQLite
+// carries over. An error is that of the copy, which is then worth nothing; `from` is as before. It must end before
+// `from`. Crash: a file that is of no use.
+class DatabaseCopy {
+public:
+    static Result<DatabaseCopy> begin(Database& from, const std::string& file, const StoreDisk& disk);
+
+    // Not within a transaction of `from`. True: it is all there, and its file is closed; not synced. no_space: the
+    // disk of the copy is full.
+    Result<bool> copy_pages(int pages);
+
+private:
+    DatabaseCopy(sqlite3* handle, sqlite3_backup* backup, const std::string& file);
+    std::unique_ptr<sqlite3, int (*)(sqlite3*)> handle_;
+    std::unique_ptr<sqlite3_backup, int (*)(sqlite3_backup*)> backup_;  // Ends before the handle.
+    std::string file_;
 };
 
 }  // namespace cowslip

@@ -390,6 +390,46 @@ struct SystemFsck {
     MSGPACK_DEFINE_MAP(repair)
 };
 
+// ---- the store -------------------------------------------------------------------------------
+
+// A file that holds a store, and what that says.
+struct StoreCopy {
+    std::string path;
+    std::uint64_t sequence = 0;  // Of the service's own backups; the rest has 0.
+    std::string taken_at;        // Likewise; RFC 3339, UTC.
+    std::uint64_t bytes = 0;
+    std::string store_uuid;
+    std::string pool;  // Its name; empty: the store has none.
+    std::string pool_uuid;
+    std::uint64_t transaction_id = 0;  // The pool's, as far as the store knows.
+    std::uint64_t volumes = 0;         // In state ready.
+    std::string damage;                // Why it is of no use; then the rest is not known.
+    MSGPACK_DEFINE_MAP(path, sequence, taken_at, bytes, store_uuid, pool, pool_uuid, transaction_id, volumes, damage)
+};
+
+// What the pool-manager's program answers the command line that has it look at a store, or put it in place.
+struct StoreLook {
+    StoreCopy store;
+    std::string replaced;  // Where the one before is kept; empty: there was none.
+    MSGPACK_DEFINE_MAP(store, replaced)
+};
+
+// A checked copy of the store in DIR/store/backups, made while work goes on. Success: it outlives a power cut. The
+// newest three are kept. no_space: the state file system has no room for it, and nothing of it is left.
+struct StoreBackup : NoFields {
+    static constexpr const char* kType = "store.backup";
+    using Reply = StoreCopy;
+};
+
+// The backups there are, the newest first.
+struct StoreList : NoFields {
+    static constexpr const char* kType = "store.list";
+    struct Reply {
+        std::vector<StoreCopy> backups;
+        MSGPACK_DEFINE_MAP(backups)
+    };
+};
+
 struct EventSince {
     static constexpr const char* kType = "event.since";
     struct Reply {

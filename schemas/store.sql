@@ -7,9 +7,10 @@
 
 CREATE TABLE host (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
-    store_uuid     TEXT NOT NULL,     -- New after a restore.
+    store_uuid     TEXT NOT NULL,     -- New after a restore and after a rebuild.
     boot_id        TEXT NOT NULL,     -- Of the kernel that the leases were last true under.
-    next_operation INTEGER NOT NULL   -- Operation numbers below this may have been used.
+    next_operation INTEGER NOT NULL,  -- Operation numbers below this may have been used.
+    restored       INTEGER NOT NULL   -- 1: put in place from a backup. Its rows are not believed before a rebuild.
 ) STRICT;
 
 CREATE TABLE pool (

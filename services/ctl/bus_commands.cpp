@@ -42,6 +42,9 @@ void show_elements(schemas::SystemStatus::Reply& reply) {
     reply.actors.emplace_back();
     reply.findings.emplace_back();
 }
+void show_elements(schemas::StoreList::Reply& reply) {
+    reply.backups.emplace_back();
+}
 void show_elements(schemas::EventSince::Reply& reply) {
     reply.events.emplace_back();
 }
@@ -62,7 +65,8 @@ std::vector<Described> describe_bus() {
     using namespace schemas;
     return describe_all<PoolStatus, PoolCreate, PoolStart, PoolRepair, PoolRewind, VolumeCreate, VolumeRemove,
                         VolumeGet, VolumePut, VolumeAttach, VolumeDetach, VolumeExists, VolumeShow, VolumeList,
-                        LeaseList, OperationList, OperationWait, SystemStatus, SystemCleanup, SystemFsck, EventSince>();
+                        LeaseList, OperationList, OperationWait, SystemStatus, SystemCleanup, SystemFsck, StoreBackup,
+                        StoreList, EventSince>();
 }
 
 Json json_of(const Described& described) {

@@ -42,6 +42,7 @@ public:
         add_volume_commands();
         add_list_commands();
         add_service_commands();
+        add_store_commands();
         add_bus_commands();
         add_up();
         add_examples();
@@ -90,6 +91,7 @@ private:
     void add_volume_commands();
     void add_list_commands();
     void add_service_commands();
+    void add_store_commands();
     void add_bus_commands();
     void add_up();
     void add_examples();
@@ -216,6 +218,18 @@ void Grammar::add_service_commands() {
     CLI::App* event = command("events", events, "what happened, one event a line");
     text(event, "--since", arguments_.since, "only events after this number", "N");
     event->add_flag("--follow", arguments_.follow, "and go on with what happens");
+}
+
+void Grammar::add_store_commands() {
+    CLI::App* store = group("store", "the service's own record of volumes, and backups of it");
+    CLI::App* backup = command(*store, "backup", store_backup, "make a checked copy of it, while the service runs");
+    text(backup, "FILE", arguments_.file, "and copy that here", "");
+    backup->add_flag("--force", arguments_.force, "even where FILE exists");
+    command(*store, "list", store_list, "the backups there are");
+    CLI::App* restore = command(*store, "restore", store_restore, "put a backup in its place, while no service runs");
+    text(restore, "FILE", arguments_.file, "the backup", "")->required();
+    CLI::App* verify = command(*store, "verify", store_verify, "is it whole, and what does it say? Changes nothing");
+    text(verify, "FILE", arguments_.file, "default: the store itself, or its newest backup while the service runs", "");
 }
 
 void Grammar::add_bus_commands() {

@@ -48,6 +48,7 @@ struct Arguments {
     std::string message_body;
     std::string pattern;
     std::string tar;
+    std::string file;
 
     unsigned device_actors = 4;
     unsigned mount_actors = 4;

@@ -58,8 +58,16 @@ Result<int> bus_call(Session& session, const Arguments& arguments);
 Result<int> bus_describe(Session& session, const Arguments& arguments);
 Result<int> bus_monitor(Session& session, const Arguments& arguments);
 
+// store_commands.cpp
+Result<int> store_backup(Session& session, const Arguments& arguments);
+Result<int> store_list(Session& session, const Arguments& arguments);
+Result<int> store_verify(Session& session, const Arguments& arguments);
+Result<int> store_restore(Session& session, const Arguments& arguments);
+
 // import.cpp, up.cpp
 Result<int> import_tar(Session& session, const Arguments& arguments);
 Result<int> up(Session& session, const Arguments& arguments);
+// A program of ours: beside this one, else in PATH.
+Result<std::string> find_program(const std::string& name);
 
 }  // namespace cowslip::ctl

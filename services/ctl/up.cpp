@@ -13,9 +13,6 @@
 
 namespace cowslip::ctl {
 
-namespace {
-
-// Beside our own program, else in PATH.
 Result<std::string> find_program(const std::string& name) {
     std::array<char, PATH_MAX> self{};
     const auto length = readlink("/proc/self/exe", self.data(), self.size() - 1);
@@ -30,8 +27,6 @@ Result<std::string> find_program(const std::string& name) {
     }
     return Error{Errc::not_found, fmt::format("find '{}': it is neither beside this program nor in PATH", name)};
 }
-
-}  // namespace
 
 Result<int> up(Session& session, const Arguments& arguments) {
     if (session.place().state.empty() ||

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iostream>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -15,7 +16,9 @@
 #include "common/signals.h"
 #include "common/size.h"
 #include "services/pool_manager/ballast.h"
+#include "services/pool_manager/restore.h"
 #include "services/pool_manager/server.h"
+#include "services/pool_manager/store_tool.h"
 #include "services/pool_manager/sync_counter.h"
 
 namespace {
@@ -23,24 +26,6 @@ namespace {
 using namespace cowslip;
 
 constexpr const char* kProgram = "cowslip-pool-manager";
-
-// From here on every path is relative to DIR/store, so that no parent needs to be traversable.
-Result<StateFolder> enter_state_folder(const StateFolder& folder, const Account& account) {
-    TRY(ensure_state_folder(folder, account));
-    if (::chdir(folder.store().c_str()) != 0) return errno_error(errno, "enter '" + folder.store() + "'");
-    const bool inside = folder.run == folder.dir + "/run";
-    TRY(drop_privileges(account));
-    StateFolder here = folder;
-    here.dir = "..";
-    if (inside) here.run = "../run";
-    return here;
-}
-
-Result<void> make_mark(const char* file) {
-    const Fd fd(::open(file, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!fd) return errno_error(errno, fmt::format("make '{}'", file));
-    return {};
-}
 
 Result<void> run(const ServiceOptions& options, int stop_fd) {
     const StateFolder folder = TRY(resolve_state_folder(options.state, options.run));
@@ -52,16 +37,17 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     manager_options.account = account.name;
     manager_options.pid = static_cast<std::uint32_t>(::getpid());
     manager_options.mounts_folder = folder.mounts();
+    manager_options.store_folder = folder.store();
     manager_options.reconcile_ms = std::max<std::int64_t>(TRY(parse_duration(options.reconcile)).count(), 1000);
     manager_options.has_room = [] { return Ballast::take("ballast").there(); };
     manager_options.process_counters = [] {
         return std::map<std::string, std::uint64_t>{{"store_syncs", count_syncs()}};
     };
+    TRY(finish_restore("."));
     Store store = TRY(Store::open("store.db"));
-    // Beside it, so that one that is emptied is told from one that never was.
-    const bool made_before = ::access("made", F_OK) == 0;
+    const bool made_before = ::access(kStoreMade, F_OK) == 0;
     manager_options.store_lost = store.made_now() && made_before;
-    if (!made_before) TRY(make_mark("made"));
+    if (!made_before) TRY(mark_store_made());
     BusContext context;
     PoolManager manager(store, std::move(manager_options));
     Server server = TRY(Server::open(context, here, manager));
@@ -78,13 +64,26 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     }
 }
 
+int answer(Result<schemas::StoreLook> look) {
+    schemas::ReplyOf<schemas::StoreLook> reply;
+    if (look) reply.body = std::move(*look);
+    std::cout << (look ? encode(reply) : error_frame("", look.error())) << std::flush;
+    return look ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    const ParsedOptions parsed =
-        parse_options(kProgram, "Decides what becomes of a thin pool and its volumes; keeps the store.", argc, argv);
+    std::string verify;
+    std::string restore;
+    const ParsedOptions parsed = parse_options(
+        kProgram, "Decides what becomes of a thin pool and its volumes; keeps the store.", argc, argv, {},
+        {{"verify", "only look at this store; for `cowslip store verify`, answers with a frame of the bus", &verify},
+         {"restore", "only put this store in place; for `cowslip store restore`, likewise", &restore}});
     if (parsed.ends) return parsed.exit_status;
     setup_logging(kProgram, parsed.options.log_level);
+    if (!verify.empty()) return answer(verify_store_file(parsed.options, verify));
+    if (!restore.empty()) return answer(restore_store_file(parsed.options, restore));
     const auto stop_fd = stop_signal_fd();
     if (!stop_fd) {
         spdlog::error("{}", stop_fd.error().message);

@@ -128,6 +128,7 @@ Seen PoolManager::seen_by_store() {
     seen.tag = pool_row_->tag;
     seen.confirmed = pool_row_->confirmed;
     seen.planned = pool_row_->planned;
+    seen.restored = store_.is_restored();
     for (const VolumeRow& row : store_.thin_ids()) {
         seen.rows.push_back({row.thin_id, row.state == "ready", row.born_min, row.born_max});
     }
@@ -376,7 +377,16 @@ Task<void> PoolManager::start_pool(Operation& operation) {
     co_return co_await bring_up_pool(operation);
 }
 
+// X33: whoever wants to load the pool asks first, but the rebuild that ends it.
+Result<void> PoolManager::check_restored() {
+    if (!store_.is_restored()) return {};
+    freeze(judge_pool(seen_by_store()));
+    return Error{Errc::needs_repair, pool_.frozen};
+}
+
 Task<void> PoolManager::bring_up_pool(Operation& operation) {
+    Result<void> believed = check_restored();
+    if (!believed) co_return believed.error();
     schemas::StartPool command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned};
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) {

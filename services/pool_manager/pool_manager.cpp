@@ -58,6 +58,7 @@ Outbox PoolManager::turn(const std::vector<Input>& inbox, Time now) {
     now_ = now;
     store_.set_time(now.wall_ms);
     ++counters_["turns"];
+    copy_some();
     if (operations_reserved_below_ - next_operation_ < kOperationBlock / 2) {
         reserve_operations();
         keep();
@@ -408,6 +409,8 @@ void PoolManager::register_handlers() {
     change(&PoolManager::cleanup);
     change(&PoolManager::fsck);
     change(&PoolManager::wait_for_operation);
+    change(&PoolManager::backup_store);
+    query(&PoolManager::list_backups);
     query(&PoolManager::pool_status);
     query(&PoolManager::exists);
     query(&PoolManager::show);

@@ -7,9 +7,9 @@
 //
 // Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; leases.cpp get, put,
 // attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
-// faults.cpp what goes wrong with it; identity.cpp what the pool says of itself (label, store backups); rebuild.cpp the
-// store made anew; lifetime.cpp its clock and thin ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the
-// start; queries.cpp what changes nothing.
+// faults.cpp what goes wrong with it; identity.cpp what the pool says of itself (label, store backups);
+// store_backup.cpp backups of the store beside it; rebuild.cpp the store made anew; lifetime.cpp its clock and thin
+// ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the start; queries.cpp what changes nothing.
 #pragma once
 
 #include <cstdint>
@@ -81,12 +81,14 @@ struct ManagerOptions {
     std::string boot_id;
     std::string account;
     std::string mounts_folder;  // DIR/mnt, absolute.
+    std::string store_folder;   // DIR/store, absolute: for what is told; the process works in it.
     std::uint32_t pid = 0;
     std::size_t max_operations = 4096;   // Accepted and waiting, together; past it: busy.
     std::size_t max_behind = 1024;       // Removals behind their reply; past it rm waits.
     std::size_t max_idle_devices = 32;   // Kept active without a lease, in case they are asked for again.
     std::int64_t idle_ms = 2000;         // For how long.
     std::int64_t reconcile_ms = 600000;  // Between two comparisons of store, pool and kernel.
+    int backup_pages = 256;              // Of the store that a turn copies: 1 MiB.
     // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
     std::function<bool()> has_room = [] { return true; };
     std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
@@ -305,7 +307,8 @@ private:
     Task<void> undo_create_pool(Operation& operation, Error error, std::vector<std::uint32_t> made);
     Task<void> adopt_thins(Operation& operation, bool force);
     Task<std::string> start_pool_request(Operation& operation, schemas::PoolStart request);
-    Task<void> start_pool(Operation& operation);     // With the pool taken, shared; nothing to do if it is up.
+    Task<void> start_pool(Operation& operation);  // With the pool taken, shared; nothing to do if it is up.
+    Result<void> check_restored();
     Task<void> bring_up_pool(Operation& operation);  // With kStartKey taken.
     std::size_t removals_behind() const;
     Task<void> compare_thins(Operation& operation);
@@ -342,6 +345,17 @@ private:
     void begin_backup();
     Task<std::string> write_backup(Operation& operation);
     Task<std::uint64_t> next_backup_sequence(Operation& operation);
+
+    // store_backup.cpp
+    void remove_unfinished_backups();
+    void copy_some();
+    Task<std::string> backup_store(Operation& operation, schemas::StoreBackup request);
+    Task<schemas::StoreCopy> make_backup();
+    Task<void> check_copy(std::string file);
+    std::vector<StoreFile> backup_files();
+    schemas::StoreCopy describe_backup(const StoreFile& file);
+    void drop_old_backups();
+    Result<schemas::StoreList::Reply> list_backups(const schemas::StoreList& request);
 
     // rebuild.cpp
     Result<void> may_rebuild(const Operation& operation);
@@ -443,6 +457,7 @@ private:
     Signal pool_changed_{ready_};
     Signal behind_changed_{ready_};
     Signal actors_changed_{ready_};
+    Signal copy_ended_{ready_};
 
     std::map<std::string, Handler, std::less<>> changes_;  // By request type.
     std::map<std::string, std::function<Result<std::string>(const msgpack::object&)>, std::less<>> queries_;
@@ -465,6 +480,8 @@ private:
     bool backup_due_ = false;  // Volumes have changed since the last one.
     std::int64_t backup_begun_ms_ = 0;
     std::uint64_t backup_sequence_ = 0;  // Of the newest in the pool; 0: not looked at yet.
+    std::optional<DatabaseCopy> copy_;   // A backup beside the store, in the making.
+    Result<bool> copied_ = false;        // How the last look at it ended.
 
     std::uint64_t next_operation_ = 0;
     std::uint64_t operations_reserved_below_ = 0;

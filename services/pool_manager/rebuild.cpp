@@ -273,6 +273,8 @@ Task<void> PoolManager::start_read_only(Operation& operation) {
     if (pool_.loaded && pool_.frozen.empty()) {
         co_return Error{Errc::invalid_argument, "the pool is in service already: get and attach take --read-only"};
     }
+    Result<void> believed = check_restored();
+    if (!believed) co_return believed.error();
     if (!pool_.frozen.empty() && !may_be_read(pool_.verdict)) co_return Error{Errc::needs_repair, pool_.frozen};
     schemas::StartPool command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned, true};
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);

@@ -28,13 +28,28 @@ VolumeRow as_found(VolumeRow row, std::uint64_t birth) {
     return row;
 }
 
+// Thin ids are counted anew by a rewind, so a row from before one may say something of another volume.
+bool is_its_life(const VolumeRow& row, std::uint64_t birth) {
+    return birth >= row.born_min && (row.born_max == 0 || birth <= row.born_max);
+}
+
 }  // namespace
 
 RebuildPlan plan_rebuild(const RebuildSources& sources) {
-    std::map<std::uint32_t, VolumeRow> known;
-    for (const VolumeRow& row : sources.store) known[row.thin_id] = row;
-    for (const BackupRow& row : sources.backup) known[row.thin_id] = from_backup(row);
     RebuildPlan plan;
+    std::map<std::uint32_t, std::uint64_t> births;
+    for (const SeenThin& thin : sources.thins) births[thin.thin_id] = thin.birth;
+    std::map<std::uint32_t, VolumeRow> known;
+    std::vector<std::string> other_lives;
+    for (const VolumeRow& row : sources.store) {
+        const auto found = births.find(row.thin_id);
+        if (found == births.end() || is_its_life(row, found->second)) {
+            known[row.thin_id] = row;
+        } else if (row.name) {
+            other_lives.push_back(*row.name);
+        }
+    }
+    for (const BackupRow& row : sources.backup) known[row.thin_id] = from_backup(row);
     std::set<std::uint32_t> in_pool;
     std::set<std::string> names;
     // The highest first: of two lives of one name the later one has it.
@@ -64,6 +79,10 @@ RebuildPlan plan_rebuild(const RebuildSources& sources) {
         if (!in_pool.contains(thin_id) && row.name && !names.contains("v" + *row.name)) {
             plan.dropped.push_back(*row.name);
         }
+    }
+    for (const std::string& name : other_lives) {
+        const bool told = std::find(plan.dropped.begin(), plan.dropped.end(), name) != plan.dropped.end();
+        if (!told && !names.contains("v" + name)) plan.dropped.push_back(name);
     }
     return plan;
 }

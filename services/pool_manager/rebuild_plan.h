@@ -18,7 +18,7 @@ struct RebuildSources {
     std::uint32_t tag = 0;
     std::vector<SeenThin> thins;
     std::vector<BackupRow> backup;
-    std::vector<VolumeRow> store;  // What the backup does not have is taken from here.
+    std::vector<VolumeRow> store;  // What the backup does not have is taken from here, if its birth mark fits.
     std::set<std::uint32_t> quarantined;
 };
 

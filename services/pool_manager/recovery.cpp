@@ -26,6 +26,7 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     pool_row_ = store_.pool();
     actors_.expect(actor_locks);
     look_for_room();
+    remove_unfinished_backups();
     if (options_.store_lost) {
         find(FindingKind::store_lost, "",
              "the store is new, and there was one before it that is empty or gone: what it knew is lost; next: put a "
@@ -53,7 +54,8 @@ Task<std::string> PoolManager::recover(Operation& operation) {
         co_await actors_changed_.wait();
     }
     KernelView seen;
-    if (pool_row_ && (pool_row_->state == "ready" || pool_row_->state == "needs_repair")) {
+    const bool restored = store_.is_restored();
+    if (pool_row_ && (restored || pool_row_->state == "ready" || pool_row_->state == "needs_repair")) {
         // Nobody is let in before it is known what is active and mounted, with or without its pool: a put would
         // find nothing to unmount.
         for (;;) {

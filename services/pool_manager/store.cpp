@@ -22,6 +22,14 @@ constexpr const char* kVolumeColumns =
     "born_max, "
     "created_at, labels";
 
+constexpr const char* kCountReady = "SELECT count(*) FROM volume WHERE name IS NOT NULL AND state = 'ready'";
+
+// The only column of the only row.
+std::int64_t number_of(Database& database, const char* sql) {
+    Query query = database.query(sql);
+    return query.next() ? query.integer(0) : 0;
+}
+
 VolumeRow read_volume(const Query& row) {
     VolumeRow volume;
     volume.thin_id = static_cast<std::uint32_t>(row.integer(0));
@@ -93,7 +101,7 @@ Result<Store> Store::open(const std::string& file, const StoreDisk& disk) {
     Result<Database> database = Database::open(file, disk);
     if (!database) return refuse(database.error().message);
     try {
-        Store store(std::move(*database));
+        Store store(std::move(*database), disk);
         if (const std::string damage = store.database_.find_damage(); !damage.empty()) return refuse(damage);
         if (auto migrated = store.migrate(); !migrated) return refuse(migrated.error().message);
         {
@@ -112,27 +120,45 @@ Result<Store> Store::open(const std::string& file, const StoreDisk& disk) {
 
 // Each migration is one transaction that ends with its user_version.
 Result<void> Store::migrate() {
-    const auto number = [&](const char* pragma) {
-        Query query = database_.query(pragma);
-        return query.next() ? query.integer(0) : 0;
-    };
-    const std::int64_t version = number("PRAGMA user_version");
-    const std::int64_t application = number("PRAGMA application_id");
-    if (version == 0 && application == 0 && number("SELECT count(*) FROM sqlite_schema") == 0) {
+    if (number_of(database_, "PRAGMA user_version") == 0 && number_of(database_, "PRAGMA application_id") == 0 &&
+        number_of(database_, "SELECT count(*) FROM sqlite_schema") == 0) {
         TRY(
             database_.execute(fmt::format("BEGIN IMMEDIATE; {} PRAGMA application_id={}; PRAGMA user_version={}; "
-                                          "INSERT INTO host VALUES (1, '{}', '', 1); COMMIT;",
+                                          "INSERT INTO host VALUES (1, '{}', '', 1, 0); COMMIT;",
                                           kStoreSql, kApplicationId, kVersion, random_hex())));
         made_now_ = true;
         return {};
     }
-    if (application != kApplicationId) return Error{Errc::needs_repair, "the file is another program's"};
+    return check_kind(database_);
+}
+
+Result<void> Store::check_kind(Database& database) {
+    const std::int64_t version = number_of(database, "PRAGMA user_version");
+    if (number_of(database, "PRAGMA application_id") != kApplicationId) {
+        return Error{Errc::needs_repair, "the file is another program's"};
+    }
     if (version > kVersion) {
         return Error{Errc::needs_repair, fmt::format("it is of version {}, and this program knows {}: use "
                                                      "the newer cowslip",
                                                      version, kVersion)};
     }
     return {};
+}
+
+Result<schemas::StoreCopy> Store::describe(Database& database) {
+    schemas::StoreCopy copy;
+    Query host = database.query("SELECT store_uuid FROM host");
+    if (!host.next()) return Error{Errc::needs_repair, "it does not say whose store it is"};
+    copy.store_uuid = host.text(0);
+    copy.bytes = database.size_bytes();
+    Query pool = database.query("SELECT name, uuid, confirmed FROM pool");
+    if (pool.next()) {
+        copy.pool = pool.text(0);
+        copy.pool_uuid = pool.text(1);
+        copy.transaction_id = pool.uinteger(2);
+    }
+    copy.volumes = static_cast<std::uint64_t>(number_of(database, kCountReady));
+    return copy;
 }
 
 void Store::set_time(std::int64_t wall_ms) {
@@ -157,6 +183,23 @@ std::string Store::store_uuid() {
     Query query = database_.query("SELECT store_uuid FROM host");
     query.next();
     return query.text(0);
+}
+
+// A pool that was only being made then is another's by now, or made: a rebuild finds it.
+Result<void> Store::mark_restored() {
+    TRY(database_.query("DELETE FROM lease").run());
+    TRY(database_.query("DELETE FROM operation WHERE type = 'create_pool'").run());
+    TRY(database_.query("DELETE FROM quarantine WHERE EXISTS (SELECT 1 FROM pool WHERE state = 'formatting')").run());
+    TRY(database_.query("DELETE FROM pool WHERE state = 'formatting'").run());
+    TRY(database_.query("UPDATE host SET store_uuid = ?, restored = (SELECT count(*) FROM pool)")
+            .bind(random_hex())
+            .run());
+    const auto row = pool();
+    return append_event("store.restored", row ? row->name : "", {});
+}
+
+bool Store::is_restored() {
+    return number_of(database_, "SELECT restored FROM host") != 0;
 }
 
 std::string Store::boot_id() {
@@ -241,7 +284,7 @@ Result<void> Store::begin_anew() {
     TRY(database_.query("DELETE FROM volume").run());
     TRY(database_.query("DELETE FROM request WHERE reply IS NULL").run());
     TRY(delete_pool());
-    return database_.query("UPDATE host SET store_uuid = ?").bind(random_hex()).run();
+    return database_.query("UPDATE host SET store_uuid = ?, restored = 0").bind(random_hex()).run();
 }
 
 Result<std::uint32_t> Store::spend_thin_id() {
@@ -351,9 +394,7 @@ std::vector<VolumeRow> Store::thin_ids() {
 }
 
 std::uint64_t Store::count_ready_volumes() {
-    Query query = database_.query("SELECT count(*) FROM volume WHERE name IS NOT NULL AND state = 'ready'");
-    query.next();
-    return query.uinteger(0);
+    return static_cast<std::uint64_t>(number_of(database_, kCountReady));
 }
 
 Result<void> Store::insert_volume(const VolumeRow& row) {

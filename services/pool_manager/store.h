@@ -91,6 +91,15 @@ public:
     // or newer than we are.
     static Result<Store> open(const std::string& file, const StoreDisk& disk = {});
     bool made_now() const { return made_now_; }
+    // needs_repair unless the file is a store of ours that this program knows. Says so, and no more: not whether it is
+    // whole.
+    static Result<void> check_kind(Database& database);
+    static Result<schemas::StoreCopy> describe(Database& database);  // Without what only its file's name says.
+
+    const StoreDisk& disk() const { return disk_; }
+    StoreFiles& files() const { return disk_.files != nullptr ? *disk_.files : kernel_store_files(); }
+    std::uint64_t size_bytes() { return database_.size_bytes(); }
+    Result<DatabaseCopy> begin_copy(const std::string& file) { return DatabaseCopy::begin(database_, file, disk_); }
 
     // The clock of everything written from now on; never runs backwards.
     void set_time(std::int64_t wall_ms);
@@ -101,6 +110,9 @@ public:
     bool commit();
 
     std::string store_uuid();
+    // Another store, from a backup: what it says of leases is over, and the rest is not believed before begin_anew.
+    Result<void> mark_restored();
+    bool is_restored();
     std::string boot_id();
     Result<void> set_boot_id(const std::string& boot_id);
     // Numbers are reserved in blocks, so that none is used twice even by operations without a row.
@@ -172,10 +184,11 @@ public:
     std::vector<std::pair<std::uint32_t, std::string>> quarantined();
 
 private:
-    explicit Store(Database database) : database_(std::move(database)) {}
+    Store(Database database, StoreDisk disk) : database_(std::move(database)), disk_(std::move(disk)) {}
     Result<void> migrate();
 
     Database database_;
+    StoreDisk disk_;
     bool made_now_ = false;
     std::int64_t now_ = 0;
     std::string now_text_;  // As events have it.

@@ -135,6 +135,8 @@ std::string_view to_string(PoolVerdict verdict) {
             return "label_damaged";
         case PoolVerdict::unusable:
             return "unusable";
+        case PoolVerdict::store_restored:
+            return "store_restored";
     }
     return "";
 }
@@ -149,6 +151,11 @@ bool may_be_read(PoolVerdict verdict) {
 
 // In the order in which it is seen: what comes first makes the rest meaningless.
 Judgement judge_pool(const Seen& seen) {
+    if (seen.restored) {
+        return {PoolVerdict::store_restored,
+                "the store was restored from a backup, and the pool may have changed since; nothing of it is used "
+                "before `cowslip pool rebuild` has made the store's rows from the pool as it is now"};
+    }
     if (seen.zeroed) {
         return {PoolVerdict::superblock_zeroed,
                 "the metadata's superblock is all zero, and the kernel would format it; nothing was loaded; put back a "

@@ -28,7 +28,8 @@ enum class PoolVerdict : std::uint8_t {
     data_swapped,            // Our metadata over another pool's data.
     label_missing,
     label_damaged,
-    unusable,  // What the pool lies on is not as the store has it: cut short, gone.
+    unusable,        // What the pool lies on is not as the store has it: cut short, gone.
+    store_restored,  // Put in place from a backup: what it says of the pool may have been true once.
 };
 
 std::string_view to_string(PoolVerdict verdict);
@@ -52,6 +53,7 @@ struct Seen {
     std::uint32_t tag = 0;
     std::uint64_t confirmed = 0;
     std::uint64_t planned = 0;
+    bool restored = false;
     std::vector<SeenRow> rows = {};
     std::set<std::uint32_t> quarantined = {};
     // The pool. Live: the kernel has it loaded under our uuid, so it was ours when it was loaded.

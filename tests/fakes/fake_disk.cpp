@@ -205,7 +205,35 @@ struct FakeDiskCalls {
     }
 };
 
-FakeDisk::FakeDisk() : state_(std::make_unique<State>()) {
+class FakeDisk::Files : public StoreFiles {
+public:
+    explicit Files(FakeDisk& disk) : disk_(disk) {}
+    Result<void> ensure_folder(const std::string& /*folder*/) override { return {}; }
+    std::vector<StoreFile> list(const std::string& folder) override {
+        std::vector<StoreFile> found;
+        for (const auto& [name, content] : disk_.state_->files) {
+            if (name.starts_with(folder + "/")) found.push_back({name.substr(folder.size() + 1), content.cache.size()});
+        }
+        return found;
+    }
+    std::uint64_t free_bytes() override { return disk_.free_bytes; }
+    void begin_writing(const std::string& /*file*/) override {}
+    Result<void> put_in_place(const std::string& from, const std::string& to) override {
+        const auto found = disk_.state_->files.find(from);
+        if (found == disk_.state_->files.end()) return Error{Errc::internal, "put in place: there is no such file"};
+        if (disk_.state_->fails(DiskCall::sync)) return Error{Errc::internal, "sync: Input/output error"};
+        const std::string bytes = found->second.cache;
+        disk_.state_->files[to] = {bytes, bytes, {}, {}};
+        disk_.state_->files.erase(from);
+        return {};
+    }
+    void remove(const std::string& file) override { disk_.state_->files.erase(file); }
+
+private:
+    FakeDisk& disk_;
+};
+
+FakeDisk::FakeDisk() : state_(std::make_unique<State>()), files_(std::make_unique<Files>(*this)) {
     static int number = 0;
     state_->name = fmt::format("fake-disk-{}", ++number);
     sqlite3_vfs& vfs = state_->vfs;
@@ -227,7 +255,8 @@ FakeDisk::~FakeDisk() {
 
 StoreDisk FakeDisk::disk() {
     return {.vfs = state_->name.c_str(),
-            .drop_page_cache = [this](const std::string& file) { drop_clean_pages(file); }};
+            .drop_page_cache = [this](const std::string& file) { drop_clean_pages(file); },
+            .files = files_.get()};
 }
 
 void FakeDisk::fail(const DiskFault& fault) {

@@ -44,6 +44,7 @@ public:
     void cut_power();
 
     void drop_clean_pages(const std::string& file);
+    std::uint64_t free_bytes = 1ULL << 40U;  // As the files beside the store are told.
 
     // All files as they are read, by name; to be put back when nobody has them open.
     using Image = std::map<std::string, std::string>;
@@ -57,7 +58,9 @@ public:
     struct State;
 
 private:
+    class Files;
     std::unique_ptr<State> state_;
+    std::unique_ptr<Files> files_;
 };
 
 }  // namespace cowslip

@@ -195,6 +195,7 @@ void World::start_manager() {
     ManagerOptions options = options_.manager;
     options.boot_id = fmt::format("boot-{}", boot_);
     options.mounts_folder = "/fake/mnt";
+    options.store_folder = "/fake/store";
     manager_ = std::make_unique<PoolManager>(*store_, options);
     ++manager_number_;
     note(fmt::format("manager {} starts", manager_number_));

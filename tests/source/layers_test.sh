@@ -11,7 +11,7 @@ top_level='CMakeLists.txt README.md LICENSE common schemas services tests deploy
 libraries='
 libdevmapper.h  common/device_mapper.cpp tests/bench/bare.cpp
 zmq             common/bus.cpp
-sqlite3         common/sqlite.h common/sqlite.cpp tests/fakes/fake_disk.cpp
+sqlite3         common/sqlite.h common/sqlite.cpp common/memory_disk.cpp tests/fakes/fake_disk.cpp
 msgpack         common/codec.h
 libmount
 zlib.h          common/compress.cpp

@@ -1,6 +1,7 @@
 // Whole commands, from their words to what is printed, against the other end of the wire.
 
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -301,6 +302,48 @@ TEST_CASE_METHOD(CommandsFixture, "bus describe shows requests and answers witho
     CHECK(json["reply"]["volume"]["leases"][0].contains("holder"));
     CHECK_THAT(run({"bus", "describe"}).out, Catch::Contains("volume.list\tlabels after limit\tvolumes more\n"));
     CHECK(run({"bus", "describe", "no.such"}).code == 3);
+}
+
+TEST_CASE_METHOD(CommandsFixture, "store backup copies the service's file to where it is told, and over none unasked",
+                 "[ctl][backup]") {
+    StoreCopy copy;
+    copy.path = folder / "000012-20261128T164117Z.db";
+    copy.sequence = 12;
+    copy.bytes = 9;
+    copy.volumes = 3;
+    std::ofstream(copy.path) << "the store";
+    int asked = 0;
+    manager.on<StoreBackup>([&](const StoreBackup&) -> Result<StoreCopy> {
+        ++asked;
+        return copy;
+    });
+    manager.on<StoreList>([&](const StoreList&) -> Result<StoreList::Reply> { return StoreList::Reply{{copy}}; });
+    manager.start();
+    const auto text_of = [](const std::string& file) {
+        std::ostringstream text;
+        text << std::ifstream(file).rdbuf();
+        return text.str();
+    };
+    CHECK(run({"store", "backup"}).out == copy.path + "\n");
+    const std::string file = folder / "mine";
+    CHECK(run({"store", "backup", file}).out == file + "\n");
+    CHECK(text_of(file) == "the store");
+    std::ofstream(file) << "something else";
+    const auto refused = run({"store", "backup", file});
+    CHECK(refused.code == 4);
+    CHECK_THAT(refused.err, Catch::Contains("--force"));
+    CHECK(asked == 2);
+    CHECK(text_of(file) == "something else");
+    CHECK(Json::parse(run({"store", "backup", file, "--force", "--json"}).out)["path"] == file);
+    CHECK(text_of(file) == "the store");
+    CHECK(run({"store", "backup", folder / "absent/file"}).code == 70);
+    CHECK(run({"store", "list"}).out == "12\t\t9 B\t0\t3\t" + copy.path + "\n");
+    CHECK(Json::parse(run({"store", "list", "--json"}).out)[0]["sequence"] == 12);
+    // Neither a temporary file nor the other's.
+    std::size_t files = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+        files += entry.is_regular_file() ? 1 : 0;
+    CHECK(files == 2);
 }
 
 TEST_CASE("a service that is not there is exit code 7, soon", "[ctl]") {

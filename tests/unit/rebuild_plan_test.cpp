@@ -100,6 +100,34 @@ TEST_CASE("the backup is believed before an older store, which fills what it lac
     CHECK(row_of(plan, 3).name == "b");
 }
 
+TEST_CASE("a row of an older store whose thin id has another birth is another volume's", "[rebuild]") {
+    // A store from before a rewind, which counts thin ids anew, gave its names to whatever has its thin ids now.
+    VolumeRow fits = from_backup(volume_of(2, "a"));
+    fits.born_min = kOurTag + 1;
+    fits.born_max = kOurTag + 2;
+    VolumeRow unfinished = from_backup(volume_of(3, "b"));
+    unfinished.born_min = kOurTag + 3;
+    VolumeRow before = from_backup(volume_of(4, "c"));
+    before.born_min = kOurTag + 1;
+    before.born_max = kOurTag + 3;
+    VolumeRow after = from_backup(volume_of(5, "d"));
+    after.born_min = kOurTag + 6;
+    VolumeRow known_better = from_backup(volume_of(6, "e"));
+    known_better.born_max = 1;
+    const RebuildPlan plan = plan_rebuild({.tag = 7,
+                                           .thins = thins_of({2, 3, 4, 5, 6}),
+                                           .backup = {volume_of(6, "f")},
+                                           .store = {fits, unfinished, before, after, known_better},
+                                           .quarantined = {}});
+    CHECK(row_of(plan, 2).name == "a");
+    CHECK(row_of(plan, 3).name == "b");
+    CHECK(row_of(plan, 6).name == "f");
+    REQUIRE(plan.unknown.size() == 2);
+    CHECK(plan.unknown.front().thin_id == 5);
+    CHECK(plan.unknown.back().thin_id == 4);
+    CHECK(plan.dropped == std::vector<std::string>{"c", "d", "e"});
+}
+
 TEST_CASE("a recovered volume takes a name that is free", "[rebuild]") {
     CHECK(recovered_name(42, {}) == "recovered-42");
     CHECK(recovered_name(42, {"recovered-42"}) == "recovered-42-2");

@@ -34,6 +34,13 @@ struct VerdictCase {
 
 const std::vector<VerdictCase> kVerdictCases = {
     {"nothing has happened", PoolVerdict::normal, [](Seen&) {}},
+    {"the store was restored, and nothing else is wrong", PoolVerdict::store_restored,
+     [](Seen& seen) { seen.restored = true; }},
+    {"the store was restored, and is older", PoolVerdict::store_restored,
+     [](Seen& seen) {
+         seen.restored = true;
+         seen.transaction_id = kOurs + 7;
+     }},
     {"a swap whose record was lost", PoolVerdict::normal, [](Seen& seen) { seen.transaction_id = kOurs + 6; }},
     {"its list was not read", PoolVerdict::normal, [](Seen& seen) { seen.thins.reset(); }},
     {"an unfinished create is in the pool", PoolVerdict::normal,

@@ -61,6 +61,19 @@ inline DeviceRef example_device() {
     return {.path = "/dev/mapper/cowslip-01234567-42", .dm_uuid = "COWSLIP-" + kExampleUuid + "-42"};
 }
 
+inline StoreCopy example_store_copy() {
+    return {.path = "/var/lib/cowslip/default/store/backups/000012-20261122T101112Z.db",
+            .sequence = 12,
+            .taken_at = "2026-11-22T10:11:12Z",
+            .bytes = 1048576,
+            .store_uuid = "fedcba9876543210fedcba9876543210",
+            .pool = "default",
+            .pool_uuid = kExampleUuid,
+            .transaction_id = 4503599627370497,
+            .volumes = 12,
+            .damage = "it is no whole store"};
+}
+
 inline PoolStatus::Reply example_pool_status() {
     return {.name = "default",
             .uuid = kExampleUuid,
@@ -315,6 +328,8 @@ void for_each_pool_message(Visitor&& visit) {
                    .repaired = {{.kind = "suspended", .subject = "43", .detail = "its device is suspended"}},
                    .total = 1,
                    .pool_compared = true});
+    visit_message(visit, StoreBackup{}, example_store_copy());
+    visit_message(visit, StoreList{}, {.backups = {example_store_copy()}});
     visit_message(visit, EventSince{.seq = 4241, .limit = 10},
                   {.events = {example_event()}, .more = true, .oldest = 17});
 }
