@@ -139,6 +139,7 @@ Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, boo
 
 Task<void> PoolManager::unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force) {
     schemas::Unmount command{directory, thin_dm_uuid(pool_row_->spec.pool.uuid, thin_id), force, pool_.mode == "rw"};
+    command.shut_down = force && !pool_.intact;
     co_return co_await unmount_as_told(operation, thin_id, std::move(command));
 }
 
@@ -147,6 +148,35 @@ Task<void> PoolManager::unmount_shut_down(Operation& operation, std::uint32_t th
     schemas::Unmount command{devices_.at(thin_id).directory, thin_dm_uuid(pool_row_->spec.pool.uuid, thin_id), true,
                              false, true};
     co_return co_await unmount_as_told(operation, thin_id, std::move(command));
+}
+
+// Of a mount that was written to, if it is there still: what it holds is kept, whatever becomes of the pool, or the error
+// says that this is not so. After a commit that failed the kernel goes back to the last good one and lets writes to what
+// that maps through. A sync does not tell: ext4's journal takes no notice of a flush that fails, and device-mapper
+// carries out a write whose preflush has failed (6.1); so umount's own writes may free the journal of what the pool has
+// lost. Only a good status that was asked for behind the umount proves that no commit failed.
+Task<void> PoolManager::end_writes(Operation& operation, std::uint32_t thin_id, bool force) {
+    const Error lost{Errc::needs_repair,
+                     fmt::format("the pool could not write its metadata while '{}' was mounted, so its last writes may be "
+                                 "lost; look at what it holds, then `cowslip put {} --force` gives them up",
+                                 operation.subject, operation.subject)};
+    const bool was_intact = pool_.intact;
+    if (!was_intact && !force) co_return lost;
+    const auto device = devices_.find(thin_id);
+    const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
+    if (mounted && !was_intact) co_return co_await unmount(operation, thin_id, force);
+    if (mounted) {
+        Result<void> away = co_await unmount(operation, thin_id, force);
+        if (!away) co_return away.error();
+        schemas::ReadPoolStatus command{pool_row_->spec.pool, false};
+        Result<schemas::PoolState> seen = co_await tell(operation, ActorKind::device, Urgency::watching, command);
+        pool_.intact = false;
+        if (seen) take_status(operation, 0, seen->status);
+    }
+    if (pool_.intact) co_return {};
+    fact("volume.writes_lost", operation.subject, {{"error", "the pool could not write its metadata"}});
+    if (!force) co_return lost;
+    co_return {};
 }
 
 Task<void> PoolManager::unmount_as_told(Operation& operation, std::uint32_t thin_id, schemas::Unmount command) {

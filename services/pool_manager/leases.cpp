@@ -22,6 +22,12 @@ bool is_read_only(std::string_view mode) {
 
 }  // namespace
 
+// To the volume's file system. An attached device is for its user to sync.
+bool may_have_written(const std::vector<LeaseRow>& leases) {
+    return std::any_of(leases.begin(), leases.end(),
+                       [](const LeaseRow& lease) { return is_mount(lease.mode) && !is_read_only(lease.mode); });
+}
+
 // May `wanted` join the leases that are there? Modes exclude each other; read-only shares with
 // read-only, and a mount is shared by those who want the same one.
 Result<bool> PoolManager::check_lease(const VolumeRow& row, const LeaseWanted& wanted) {
@@ -122,13 +128,19 @@ Task<std::string> PoolManager::attach_volume(Operation& operation, schemas::Volu
     co_return encode(schemas::VolumeAttach::Reply{.device = *path, .changed = !*held});
 }
 
-// Brings the mount or the open device to its end. Until that is done the lease is kept.
-Task<void> PoolManager::let_go(Operation& operation, VolumeRow row, bool force) {
+// Brings the mount or the open device to its end. Until that is done the lease is kept. `written`: what the mount holds
+// is to be kept as well.
+Task<void> PoolManager::let_go(Operation& operation, VolumeRow row, bool written, bool force) {
     const NameLock thin = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
     const auto device = devices_.find(row.thin_id);
-    if (device == devices_.end()) co_return {};
-    if (device->second.mount_path.empty()) co_return co_await deactivate(operation, row.thin_id);
-    Result<void> away = co_await unmount(operation, row.thin_id, force);
+    const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
+    Result<void> away;
+    if (written) {
+        away = co_await end_writes(operation, row.thin_id, force);
+    } else if (mounted) {
+        away = co_await unmount(operation, row.thin_id, force);
+    }
+    if (away && !mounted) co_return co_await deactivate(operation, row.thin_id);
     if (away) now_idle(row.thin_id);
     co_return away;
 }
@@ -174,7 +186,8 @@ Task<std::string> PoolManager::end_leases(Operation& operation, schemas::VolumeP
     const auto device = devices_.find(row->thin_id);
     const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
     if (staying.empty() && (!ending.empty() || (request.remove && mounted))) {
-        Result<void> away = co_await let_go(operation, *row, request.force);
+        const bool written = !request.remove && may_have_written(ending);
+        Result<void> away = co_await let_go(operation, *row, written, request.force);
         if (!away) co_return away.error();
     }
     for (const LeaseRow& lease : ending) {

@@ -76,6 +76,7 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
         return outcome;
     }
     const bool failed = status->mode == PoolMode::fail || status->mode == PoolMode::error;
+    pool_.intact = !status->needs_check && !failed;
     if (!failed && (status->transaction_id < least || status->transaction_id > pool_row_->planned)) {
         Seen seen = seen_by_store();
         seen.confirmed = least;
@@ -590,9 +591,13 @@ Task<std::string> PoolManager::put_away_for_good(Operation& operation, std::uint
     }
     Result<void> away;
     const auto device = devices_.find(thin_id);
-    if (device != devices_.end() && !device->second.mount_path.empty()) {
-        if (leased == Leased::evicted) away = co_await unmount_shut_down(operation, thin_id);
-        if (leased != Leased::evicted) away = co_await unmount(operation, thin_id, false);
+    const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
+    if (leased == Leased::evicted && mounted) {
+        away = co_await unmount_shut_down(operation, thin_id);
+    } else if (may_have_written(store_.leases(thin_id))) {
+        away = co_await end_writes(operation, thin_id, leased == Leased::evicted);
+    } else if (mounted) {
+        away = co_await unmount(operation, thin_id, false);
     }
     if (away) away = co_await deactivate(operation, thin_id);
     if (!away) {

@@ -176,6 +176,7 @@ private:
     struct PoolView {
         bool loaded = false;     // And compared with the rows: requests may use it.
         bool writable = false;   // The last status was good.
+        bool intact = true;      // By the last status no commit has failed since it was loaded.
         bool read_only = false;  // Loaded so that nothing of it can change; `loaded` is false then.
         PoolVerdict verdict = PoolVerdict::normal;
         std::string frozen;  // Why store and pool cannot be brought together; empty: they can.
@@ -265,7 +266,7 @@ private:
     };
     Result<bool> check_lease(const VolumeRow& row, const LeaseWanted& wanted);  // True: it is held already.
     Task<std::string> bring_up(Operation& operation, VolumeRow row, LeaseWanted wanted);
-    Task<void> let_go(Operation& operation, VolumeRow row, bool force);
+    Task<void> let_go(Operation& operation, VolumeRow row, bool written, bool force);
     enum class Which : std::uint8_t { all, attached };
     Task<std::string> end_leases(Operation& operation, schemas::VolumePut request, Which which);
     Result<void> record_lease(const VolumeRow& row, const LeaseWanted& wanted);
@@ -289,6 +290,7 @@ private:
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force);
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, bool force);
     Task<void> unmount_shut_down(Operation& operation, std::uint32_t thin_id);
+    Task<void> end_writes(Operation& operation, std::uint32_t thin_id, bool force);
     Task<void> unmount_as_told(Operation& operation, std::uint32_t thin_id, schemas::Unmount command);
     void now_idle(std::uint32_t thin_id);
     void put_away_idle();
@@ -515,6 +517,8 @@ std::string default_holder(const std::string& holder);
 // The operation's own words for who holds what; at most 16.
 std::vector<std::string> holder_names(const std::vector<LeaseRow>& leases);
 std::vector<std::string> holder_names(const std::vector<schemas::Holder>& holders);
+
+bool may_have_written(const std::vector<LeaseRow>& leases);
 
 }  // namespace cowslip
 

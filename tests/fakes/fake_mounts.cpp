@@ -145,6 +145,7 @@ Result<void> FakeMounts::mount(const schemas::Mount& request) {
                      fmt::format("mount {} on '{}': it is not there", request.fs, request.device.path)};
     }
     if (request.grow && !request.read_only) on_device.fills_device = true;
+    on_device.cut_off = false;
     found->second.mount =
         FakeMountState::Mount{.dm_uuid = request.device.dm_uuid,
                               .options = {.read_only = request.read_only, .mount_label = request.mount_label}};
@@ -198,6 +199,9 @@ Result<void> FakeMounts::shut_down(const std::string& directory) {
 Result<bool> FakeMounts::unmount(const std::string& directory) {
     if (find_mount(directory) == nullptr) return errno_error(EINVAL, "unmount '" + directory + "'");
     if (state_.holders.contains(directory)) return false;
+    const auto& [uuid, options] = *find_mount(directory);
+    const bool wrote = !options.read_only && !state_.directories[directory].shut_down;
+    if (wrote && devices_.went_back && devices_.went_back(uuid)) content(uuid).cut_off = true;
     state_.directories[directory].mount.reset();
     state_.directories[directory].shut_down = false;
     return true;

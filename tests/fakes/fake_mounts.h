@@ -17,6 +17,7 @@ struct FakeFilesystem {
     std::string fs;  // Empty: the device is blank.
     bool root_prepared = false;
     bool fills_device = true;
+    bool cut_off = false;  // It was unmounted, and not shut down, when its pool had gone back to an earlier commit.
 };
 
 // What outlives an actor. A value: copy it to look at the past.
@@ -49,6 +50,8 @@ struct FakeDevices {
     std::function<bool(const schemas::DeviceRef&)> is_active;
     // What is on a device: a snapshot begins with its origin's. If not given: the state's own.
     std::function<FakeFilesystem&(const std::string& dm_uuid)> content = {};
+    // Whether its pool has lost a commit. If not given: it has not.
+    std::function<bool(const std::string& dm_uuid)> went_back = {};
 };
 
 class FakeMounts : public Filesystems {

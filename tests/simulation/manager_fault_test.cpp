@@ -44,6 +44,7 @@ struct Fault {
     const char* words;  // In what is said of it.
     std::function<void(World&)> happens;
     std::function<void(World&)> goes;
+    bool loses_commits = false;
 };
 
 void make_writable(World& world) {
@@ -57,11 +58,11 @@ std::vector<Fault> faults_that_refuse() {
              the_pool(world).core.needs_check = true;
              the_pool(world).mode = PoolMode::ro;
          },
-         [](World& world) { world.repair_pools(); }},
+         [](World& world) { world.repair_pools(); }, true},
         {"aborting a failed commit failed", "has failed", [](World& world) { the_pool(world).mode = PoolMode::fail; },
-         [](World& world) { make_writable(world); }},
+         [](World& world) { make_writable(world); }, true},
         {"it cannot read its counters", "has failed", [](World& world) { the_pool(world).mode = PoolMode::error; },
-         [](World& world) { make_writable(world); }},
+         [](World& world) { make_writable(world); }, true},
         {"its metadata cannot be read", "cannot be read",
          [](World& world) { world.kernel.media.at("file:metadata").unreadable = true; },
          [](World& world) { world.kernel.media.at("file:metadata").unreadable = false; }},
@@ -120,14 +121,18 @@ TEST_CASE("a fault of the pool is known within a second, named, and stops what n
     }
 }
 
-TEST_CASE("a put is served whatever is wrong with the pool", "[manager][fault]") {
+TEST_CASE("a put is served whatever is wrong with the pool; by force, where it has lost a commit",
+          "[manager][fault]") {
     for (const Fault& fault : faults_that_refuse()) {
         DYNAMIC_SECTION(fault.name) {
             World world({.seed = 1});
             make_used_pool(world);
             fault.happens(world);
             world.run_for(1000);
-            CHECK(word(world.ask_once(put("base"), {.timeout_ms = 5000})) == "ok");
+            schemas::VolumePut request = put("base");
+            if (fault.loses_commits) CHECK(word(world.ask_once(request, {.timeout_ms = 5000})) == "needs_repair");
+            request.force = fault.loses_commits;
+            CHECK(word(world.ask_once(request, {.timeout_ms = 5000})) == "ok");
             fault.goes(world);
             check_quiet(world);
         }

@@ -121,12 +121,18 @@ private:
             next();
         });
     }
-    void ask_put(bool with_remove) {
+    void ask_put(bool with_remove, bool force = false) {
         schemas::VolumePut message = put(name_);
         message.all_holders = true;
         message.remove = with_remove;
-        ask(message, [this, with_remove](const Answer& answer) {
+        message.force = force;
+        ask(message, [this, with_remove, force](const Answer& answer) {
+            if (refused_for_repair(answer)) {
+                const bool gives_up = world_.chance(0.5);
+                return world_.at(5000, [this, with_remove, gives_up] { ask_put(with_remove, gives_up); });
+            }
             expect(answer, {"ok"});
+            if (!with_remove && !force) CHECK_FALSE(world_.is_cut_off(name_));
             leased_ = false;
             if (with_remove) exists_ = false;
             next();

@@ -73,6 +73,7 @@ void World::maybe_fail_a_commit() {
 
 void World::repair_pools() {
     for (auto& [name, medium] : kernel.media) medium.metadata.needs_check = false;
+    for (auto& [uuid, content] : file_systems_) content.cut_off = false;
     for (auto& [number, pool] : kernel.pools) {
         if (!pool.core.needs_check) continue;
         note("repair");
@@ -507,6 +508,13 @@ CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command
         return false;
     };
     devices.content = [this](const std::string& uuid) -> FakeFilesystem& { return content(uuid); };
+    devices.went_back = [this](const std::string& uuid) {
+        for (const auto& [number, device] : kernel.devices) {
+            const FakePool* pool = device.device.uuid == uuid ? kernel.pool_of(device.device) : nullptr;
+            if (pool != nullptr) return pool->core.needs_check || pool->mode == PoolMode::fail;
+        }
+        return false;
+    };
     FakeMounts fake(mounts, devices);
     FailingFilesystems hooked(
         fake, [this](std::string_view effect) { kernel.before_effect(std::string(effect)); }, call_faults);
@@ -530,6 +538,7 @@ FakeFilesystem& World::content(const std::string& dm_uuid) {
     const auto origin = origins_.find(static_cast<std::uint32_t>(std::stoul(dm_uuid.substr(prefix.size()))));
     FakeFilesystem copy;
     if (origin != origins_.end()) copy = content(prefix + std::to_string(origin->second));
+    copy.cut_off = false;
     return file_systems_[dm_uuid] = copy;
 }
 
@@ -550,6 +559,11 @@ void World::actor_died(std::string name, std::string last_reply) {
         at(between(1, 3000), [this, name, last_reply] { deliver(cowslip::FromActor{name, last_reply}); });
     });
     at(between(1, 300), [this, kind] { start_actor(kind); });
+}
+
+bool World::is_cut_off(const std::string& volume) {
+    const auto row = store_->find_volume(volume);
+    return row && content(thin_dm_uuid(store_->pool()->spec.pool.uuid, row->thin_id)).cut_off;
 }
 
 // ---- what must hold --------------------------------------------------------------------------

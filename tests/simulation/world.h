@@ -134,6 +134,8 @@ public:
     void answer_all_waiting() { send(manager_->answer_all_waiting()); }
     // A container is given another boot id: the kernel lives on.
     void change_boot_id() { ++boot_; }
+    // Whether its last umount may have made it inconsistent, and nobody has repaired the pool by magic since.
+    bool is_cut_off(const std::string& volume);
     // thin_check, and the pool loaded anew: it is as its last good commit left it.
     void repair_pools();
 
