@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <limits>
 
@@ -221,6 +222,10 @@ std::string set_transaction_id_message(std::uint64_t from, std::uint64_t to) {
 
 std::uint32_t superblock_checksum(std::string_view bytes) {
     return crc32c(bytes.substr(kFlagsAt)) ^ kChecksumXor;
+}
+
+bool is_metadata_damage(int error_number) {
+    return error_number == EILSEQ || error_number == ENOTBLK;
 }
 
 ThinPoolSuperblock parse_superblock(std::string_view bytes) {

@@ -90,6 +90,10 @@ std::string set_transaction_id_message(std::uint64_t from, std::uint64_t to);
 inline constexpr const char* kReserveMetadataSnapMessage = "reserve_metadata_snap";
 inline constexpr const char* kReleaseMetadataSnapMessage = "release_metadata_snap";
 
+// Of a load or a message: the kernel came upon a metadata block whose checksum is wrong (EILSEQ), or that is another
+// one than it should be (ENOTBLK; the validators in drivers/md/persistent-data).
+bool is_metadata_damage(int error_number);
+
 inline constexpr std::size_t kSuperblockBytes = 4096;
 
 struct ThinPoolSuperblock {

@@ -168,39 +168,51 @@ Result<void> PoolBacking::release(const schemas::PoolSpec& spec) const {
     return detach_file(metadata_file());
 }
 
-Result<std::string> PoolBacking::make_metadata_copy() const {
+Result<std::string> PoolBacking::make_copy(const std::string& name) const {
     const Fd metadata = TRY(open_existing(metadata_file()));
     const auto status = TRY(check_file(metadata, metadata_file()));
-    TRY(detach_file(metadata_copy_file()));
-    TRY(make_file(metadata_copy_file(), static_cast<std::uint64_t>(status.st_size) / kSectorBytes));
-    const Fd copy = TRY(open_existing(metadata_copy_file()));
+    TRY(detach_file(name));
+    TRY(make_file(name, static_cast<std::uint64_t>(status.st_size) / kSectorBytes));
+    TRY(sync_folder(folder_));
+    const Fd copy = TRY(open_existing(name));
     return attach_loop_device(copy.get());
 }
 
-Result<void> PoolBacking::use_metadata_copy() const {
-    const Fd copy = TRY(open_existing(metadata_copy_file()));
+// Both names are durable before the new one takes the old one's place, so a repetition finds what an earlier copy of
+// the command has done. `kept` is free, or a second name for the metadata already.
+Result<void> PoolBacking::use_copy(const std::string& name, const std::string& kept) const {
+    const Fd copy = TRY(open_existing(name));
     if (const auto loop = TRY(find_loop_device(copy.get()))) {
         const Fd device(open(loop->c_str(), O_RDWR | O_CLOEXEC));
         if (!device || fsync(device.get()) != 0) return errno_error(errno, "sync '" + *loop + "'");
     }
-    TRY(detach_file(metadata_copy_file()));
+    TRY(detach_file(name));
     TRY(detach_file(metadata_file()));
-    if (fsync(copy.get()) != 0) return errno_error(errno, "sync '" + metadata_copy_file() + "'");
-    // An earlier one's; or a second name for these already, where somebody died right here.
-    if (unlink(old_metadata_file().c_str()) != 0 && errno != ENOENT) {
-        return errno_error(errno, "remove '" + old_metadata_file() + "'");
-    }
-    if (link(metadata_file().c_str(), old_metadata_file().c_str()) != 0) {
-        return errno_error(errno, "keep the metadata as '" + old_metadata_file() + "'");
+    if (fsync(copy.get()) != 0) return errno_error(errno, "sync '" + name + "'");
+    if (link(metadata_file().c_str(), kept.c_str()) != 0 && errno != EEXIST) {
+        return errno_error(errno, "keep the metadata as '" + kept + "'");
     }
     TRY(sync_folder(folder_));
-    if (rename(metadata_copy_file().c_str(), metadata_file().c_str()) != 0) {
-        return errno_error(errno, "put '" + metadata_copy_file() + "' in its place");
+    if (rename(name.c_str(), metadata_file().c_str()) != 0) {
+        return errno_error(errno, "put '" + name + "' in its place");
     }
     // Which of them a power cut would leave is not known then: the next copy of the command finds out.
     if (!sync_folder(folder_)) std::abort();
     return {};
 }
+
+// ---- metadata whose times are counted anew ---------------------------------------------------
+
+Result<std::string> PoolBacking::make_rewound_copy() const {
+    return make_copy(rewound_file());
+}
+
+Result<void> PoolBacking::use_rewound_copy() const {
+    TRY(delete_file(old_metadata_file()));  // An earlier rewind's, or a copy of this command's that died.
+    return use_copy(rewound_file(), old_metadata_file());
+}
+
+// ---- undone ----------------------------------------------------------------------------------
 
 // Its creator records the uuid when all checks are behind it and before it writes; so without that record nothing
 // was written but blank files.
@@ -246,13 +258,7 @@ Result<std::string> PoolBacking::copy_place(const schemas::PoolSpec& spec, const
         TRY(check_listed(devices_file(), spare));
         return spare;
     }
-    if (place == Place::make) {
-        const Fd metadata = TRY(open_existing(metadata_file()));
-        const auto status = TRY(check_file(metadata, metadata_file()));
-        TRY(detach_file(repaired_file()));
-        TRY(make_file(repaired_file(), static_cast<std::uint64_t>(status.st_size) / kSectorBytes));
-        TRY(sync_folder(folder_));
-    }
+    if (place == Place::make) return make_copy(repaired_file());
     const Fd copy = TRY(open_existing(repaired_file()));
     return attach_loop_device(copy.get());
 }
@@ -279,45 +285,31 @@ Result<void> PoolBacking::check_spare(const schemas::PoolSpec& spec, const std::
     return {};
 }
 
-// Both names are durable before the new one takes the old one's place, so a repetition finds what an earlier copy of
-// the command has done.
 Result<std::string> PoolBacking::replace_metadata(const schemas::PoolSpec& spec) const {
     if (spec.backing != kLoop) return Error{Errc::invalid_argument, "replace metadata: they lie in no file"};
-    const Fd metadata = TRY(open_existing(metadata_file()));
-    const Fd copy = TRY(open_file(repaired_file()));
-    if (!copy) {
+    if (!TRY(open_file(repaired_file()))) {
         int last = 0;
         while (::access(damaged_file(last + 1).c_str(), F_OK) == 0) ++last;
         if (last == 0) return Error{Errc::unavailable, "replace metadata: there is no repaired copy"};
         return damaged_file(last);
     }
-    if (const auto loop = TRY(find_loop_device(copy.get()))) {
-        const Fd device(open(loop->c_str(), O_RDWR | O_CLOEXEC));
-        if (!device || fsync(device.get()) != 0) return errno_error(errno, "sync '" + *loop + "'");
-    }
-    TRY(detach_file(repaired_file()));
-    TRY(detach_file(metadata_file()));
-    if (fsync(copy.get()) != 0) return errno_error(errno, "sync '" + repaired_file() + "'");
-    const std::string damaged = TRY(keep_damaged(metadata));
-    if (rename(repaired_file().c_str(), metadata_file().c_str()) != 0) {
-        return errno_error(errno, "put '" + repaired_file() + "' in its place");
-    }
-    TRY(sync_folder(folder_));
+    std::string damaged = TRY(name_for_damaged());
+    TRY(use_copy(repaired_file(), damaged));
     return damaged;
 }
 
-// A second name for the same file.
-Result<std::string> PoolBacking::keep_damaged(const Fd& metadata) const {
+// The first that is free; or that they have already, where somebody died behind the link.
+Result<std::string> PoolBacking::name_for_damaged() const {
+    const Fd metadata = TRY(open_existing(metadata_file()));
     const auto own = TRY(check_file(metadata, metadata_file()));
     for (int number = 1;; ++number) {
-        const std::string name = damaged_file(number);
-        if (link(metadata_file().c_str(), name.c_str()) == 0) {
-            TRY(sync_folder(folder_));
-            return name;
-        }
-        if (errno != EEXIST) return errno_error(errno, "keep the damaged metadata as '" + name + "'");
+        std::string name = damaged_file(number);
         struct stat other {};
-        if (lstat(name.c_str(), &other) == 0 && other.st_dev == own.st_dev && other.st_ino == own.st_ino) return name;
+        if (lstat(name.c_str(), &other) != 0) {
+            if (errno == ENOENT) return name;
+            return errno_error(errno, "look at '" + name + "'");
+        }
+        if (other.st_dev == own.st_dev && other.st_ino == own.st_ino) return name;
     }
 }
 

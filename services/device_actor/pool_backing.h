@@ -23,20 +23,21 @@ public:
                                    std::uint64_t transaction_id, Place place) const;
     Result<std::string> replace_metadata(const schemas::PoolSpec& spec) const;
 
+    // A device over an empty file as large as a loop pool's metadata, for those that are counted anew; and that file,
+    // written, in the place of the metadata, which are kept as `old_metadata_file`. At each moment one of them is
+    // there.
+    Result<std::string> make_rewound_copy() const;
+    Result<void> use_rewound_copy() const;
+
     // Half of it is never seen, and it does not get lost again.
     Result<void> record_uuid(const std::string& uuid) const;
-
-    // A device over an empty file as large as the metadata, for a copy of a loop pool's; and that copy, written, in the
-    // place of the metadata, which are kept as `old_metadata_file`. At each moment one of them is there.
-    Result<std::string> make_metadata_copy() const;
-    Result<void> use_metadata_copy() const;
     Result<void> forget_uuid() const;
 
     std::string uuid_file() const { return folder_ + "/uuid"; }
     std::string devices_file() const { return folder_ + "/devices"; }
     std::string data_file() const { return folder_ + "/data"; }
     std::string metadata_file() const { return folder_ + "/metadata"; }
-    std::string metadata_copy_file() const { return folder_ + "/metadata.rewound"; }
+    std::string rewound_file() const { return folder_ + "/metadata.rewound"; }
     std::string old_metadata_file() const { return folder_ + "/metadata.before-rewind"; }
     std::string scratch_file(const std::string& name) const { return folder_ + "/" + name; }
     std::string repaired_file() const { return folder_ + "/metadata.repaired"; }
@@ -49,7 +50,9 @@ private:
     Result<void> delete_files(bool recorded, std::uint64_t own_transaction_id) const;
     Result<void> check_spare(const schemas::PoolSpec& spec, const std::string& spare,
                              std::uint64_t transaction_id) const;
-    Result<std::string> keep_damaged(const Fd& metadata) const;
+    Result<std::string> make_copy(const std::string& name) const;
+    Result<void> use_copy(const std::string& name, const std::string& kept) const;
+    Result<std::string> name_for_damaged() const;
 
     std::string folder_;
 };

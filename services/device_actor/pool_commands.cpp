@@ -52,7 +52,7 @@ Result<void> check_superblock(const ThinPoolSuperblock& found, const schemas::St
 Error step_failed(const char* what, const DmDevice& pool, int error_number) {
     Error error = errno_error(error_number, fmt::format("{} of pool '{}'", what, pool.name));
     if (error_number == EBUSY) error.code = Errc::in_use;
-    if (error_number == EILSEQ) {
+    if (is_metadata_damage(error_number)) {
         error.code = Errc::needs_repair;
         error.details["damaged"] = {};
     }

@@ -59,7 +59,8 @@ Result<schemas::RepairMetadata::Reply> DeviceActor::repair_metadata(const schema
                      .data_blocks = backing.data_sectors / command.spec.block_sectors};
         }
         reply.report = TRY(host_.mend_metadata(backing.metadata_path, copy, facts));
-        if (reply.report.empty()) reply.report = TRY(host_.check_metadata(copy, ClearNeedsCheck::no));
+        // thin_repair takes needs_check over with the rest.
+        if (reply.report.empty()) reply.report = TRY(host_.check_metadata(copy, ClearNeedsCheck::yes));
     }
     const auto superblock = TRY(host_.read_superblock(copy));
     reply.transaction_id = superblock.valid ? superblock.transaction_id : 0;

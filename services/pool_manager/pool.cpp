@@ -86,7 +86,8 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
         return Outcome::unknown;
     }
     // Not soon after a repair that has found nothing: then it is the caller's error.
-    if (error_number == EILSEQ && pool_.fault == PoolFault::none && is_calm()) {
+    const bool says_sound = fault_of(*status) == PoolFault::none && pool_.fault == PoolFault::none;
+    if (is_metadata_damage(error_number) && says_sound && is_calm()) {
         set_fault(PoolFault::suspect, "");
         return Outcome::unknown;
     }

@@ -130,6 +130,7 @@ int FakeDeviceMapper::load_pool(dev_t number, DmTarget& target) {
     FakeMetadata& disk = kernel_.media.at(metadata->medium).metadata;
     const bool loaded = kernel_.pools.contains(number);
     if (!loaded && disk.damaged) return EILSEQ;
+    if (!loaded && disk.load_error != 0) return disk.load_error;
     // A pool that is there already does not compare the size of its blocks with a new table's.
     if (!loaded && disk.formatted && disk.block_sectors != table->block_sectors) return EINVAL;
     // Once the device is there, that is found out at its resume.

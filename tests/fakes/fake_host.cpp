@@ -120,7 +120,8 @@ FakeMedium& FakeHost::medium_of(const std::string& device) {
 Result<std::string> FakeHost::check_metadata(const std::string& device, ClearNeedsCheck clear) {
     kernel_.effect((clear == ClearNeedsCheck::yes ? "thin_check_clear " : "thin_check ") + device);
     FakeMetadata& metadata = medium_of(device).metadata;
-    if (!metadata.formatted || metadata.damaged || metadata.leaf_damaged) return std::string("bad checksum");
+    if (!metadata.formatted || metadata.damaged || metadata.leaf_damaged || metadata.load_error != 0)
+        return std::string("bad checksum");
     if (clear == ClearNeedsCheck::no) return std::string();
     if (kernel_.fail_commits > 0) {
         kernel_.fail_commits--;
@@ -143,7 +144,7 @@ Result<std::string> FakeHost::mend_metadata(const std::string& from, const std::
     mended.formatted = true;
     mended.damaged = false;
     mended.leaf_damaged = false;
-    mended.needs_check = false;
+    mended.load_error = 0;
     mended.held_root = 0;
     medium_of(to).metadata = mended;
     return std::string();

@@ -41,6 +41,7 @@ struct FakeMetadata {
     std::uint32_t time = 0;
     std::uint64_t held_root = 0;
     bool leaf_damaged = false;                // In a block that a load does not read; thin_check does, and a create.
+    int load_error = 0;                       // Of a load: ENOTBLK if it reads a block that is another's, or none.
     std::set<std::uint32_t> unmendable = {};  // thin_repair leaves them out.
     std::map<std::uint32_t, std::uint64_t> torn = {};  // It leaves them with so many blocks.
     std::map<std::uint32_t, FakeThin> thins = {};

@@ -121,8 +121,7 @@ TEST_CASE("a fault of the pool is known within a second, named, and stops what n
     }
 }
 
-TEST_CASE("a put is served whatever is wrong with the pool; by force, where it has lost a commit",
-          "[manager][fault]") {
+TEST_CASE("a put is served whatever is wrong with the pool; by force, where it has lost a commit", "[manager][fault]") {
     for (const Fault& fault : faults_that_refuse()) {
         DYNAMIC_SECTION(fault.name) {
             World world({.seed = 1});

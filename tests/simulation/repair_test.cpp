@@ -277,6 +277,21 @@ TEST_CASE("a damaged block that the kernel comes upon has the metadata mended, a
     check_quiet(world);
 }
 
+TEST_CASE("metadata that are damaged so that they cannot be loaded are mended at the start", "[repair]") {
+    // Bug: of a block that is none of the metadata's the kernel says ENOTBLK, which was not taken for damage.
+    const int error_number = GENERATE(EILSEQ, ENOTBLK);
+    World world({.seed = 1});
+    make_quiet_pool(world);
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    world.kernel.media.at("file:metadata").metadata.load_error = error_number;
+    world.ask_once(get("a"));
+    world.run_for(20000);
+    CHECK(state_said(world).state == "ready");
+    CHECK(events_told(world, "pool.repaired") == 1);
+    CHECK(word(world.ask_once(get("a"))) == "ok");
+    check_quiet(world);
+}
+
 TEST_CASE("a repair that would lose volumes, or blocks of them, names them and changes nothing", "[repair]") {
     World world({.seed = 1});
     make_quiet_pool(world);
