@@ -69,6 +69,10 @@ std::string complain_about_duration(const std::string& text) {
     return duration ? "" : "is no time: " + duration.error().message;
 }
 
+std::string complain_about_interval(const std::string& text) {
+    return text == "0" ? "" : complain_about_duration(text);
+}
+
 // The message, with its control characters spelled out: what tools and strangers say gets into it.
 class OneLine : public spdlog::custom_flag_formatter {
 public:
@@ -106,6 +110,7 @@ Result<ConfigFile> read_config(const std::string& file, const std::vector<Number
                                      {"run", &found.run},
                                      {"log-level", &found.log_level, complain_about_level},
                                      {"reconcile", &found.reconcile, complain_about_duration},
+                                     {"store-backup", &found.store_backup, complain_about_interval},
                                      {"socket", &found.socket},
                                      {"timeout", &found.timeout, complain_about_duration}};
     for (const NumberOption& option : own) settings.push_back({option.name, nullptr, {}, &option});
@@ -166,6 +171,7 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
         if (options.run.empty()) options.run = file->run;
         if (level->count() == 0 && !file->log_level.empty()) options.log_level = file->log_level;
         if (!file->reconcile.empty()) options.reconcile = file->reconcile;
+        if (!file->store_backup.empty()) options.store_backup = file->store_backup;
         for (std::size_t i = 0; i < own.size(); ++i) {
             if (flags[i]->count() > 0) *own[i].value = given[i];
         }

@@ -20,7 +20,8 @@ struct ServiceOptions {
     std::string state;  // COWSLIP_STATE; if neither it nor run is given, the host's default pool.
     std::string run;    // Empty: <state>/run.
     std::string log_level = "info";
-    std::string reconcile = "10m";  // In the file only: between two comparisons of store, pool and kernel.
+    std::string reconcile = "10m";    // In the file only: between two comparisons of store, pool and kernel.
+    std::string store_backup = "1h";  // Likewise: between two backups of the store beside it; "0": none.
 };
 
 // A program's own option: --name VALUE, or name = VALUE in the file.
@@ -44,9 +45,10 @@ struct ConfigFile {
     std::string state = {};
     std::string run = {};
     std::string log_level = {};
-    std::string reconcile = {};  // A duration, checked.
-    std::string socket = {};     // The command line's, as the rest.
-    std::string timeout = {};    // A duration, checked.
+    std::string reconcile = {};     // A duration, checked.
+    std::string store_backup = {};  // Likewise, or "0".
+    std::string socket = {};        // The command line's, as the rest.
+    std::string timeout = {};       // A duration, checked.
 };
 
 // invalid_argument with file, line and column.

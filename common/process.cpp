@@ -182,6 +182,7 @@ struct Stream {
     std::string& text;
     std::size_t limit;
     bool& cut;
+    const std::function<void(std::string_view)>& take;
 
     void read_available() {
         std::array<char, 16384> buffer{};
@@ -191,6 +192,10 @@ struct Stream {
             if (count < 0 && errno == EAGAIN) return;
             if (count <= 0) return fd.close();
             const auto size = static_cast<std::size_t>(count);
+            if (take) {
+                take(std::string_view(buffer.data(), size));
+                continue;
+            }
             const std::size_t room = std::min(size, limit - text.size());
             text.append(buffer.data(), room);
             if (room < size) cut = true;
@@ -268,8 +273,10 @@ Result<ProcessResult> run_process(const ProcessOptions& options) {
     }
 
     ProcessResult result;
-    Stream output_stream{std::move(output.read), result.output, options.output_limit_bytes, result.output_cut};
-    Stream errors_stream{std::move(errors.read), result.errors, options.output_limit_bytes, result.output_cut};
+    const std::function<void(std::string_view)> nobody;
+    Stream output_stream{std::move(output.read), result.output, options.output_limit_bytes, result.output_cut,
+                         options.take_output};
+    Stream errors_stream{std::move(errors.read), result.errors, options.output_limit_bytes, result.output_cut, nobody};
     if (!follow(child, output_stream, errors_stream, options.timeout)) {
         child.reap();
         return Error{Errc::timed_out, fmt::format("{}: killed after {} ms", what, options.timeout.count())};

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/result.h"
@@ -16,6 +18,7 @@ struct ProcessOptions {
     std::chrono::milliseconds timeout{60000};
     std::size_t output_limit_bytes = 64 * 1024;  // Of stdout and of stderr each; the rest is read and dropped.
     std::vector<int> inherited_fds = {};         // E.g. an actor's lock: it must outlive the actor in the child.
+    std::function<void(std::string_view)> take_output = nullptr;  // Is given stdout, in pieces and without a limit.
 };
 
 struct ProcessResult {

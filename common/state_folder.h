@@ -2,12 +2,14 @@
 // DIR are made here.
 //
 //   DIR                  root:root 0711
-//   DIR/store            account   0700   the store and the manager's lock; its working folder
+//   DIR/store            account   0700   the store and the manager's lock; its working folder; in backups/ copies of
+//   the
+//                                         store
 //   DIR/run              account   0750   clients.sock events.sock 0660, actors.sock 0600
 //   DIR/run/actors       root      0755   actors' lock files, 0644
 //   DIR/mnt              root      0711   volumes' directories
 //   DIR/pool             root      0700   loop files, `uuid`: which pool they are, and `devices`: the block
-//                                         devices root has named
+//                                         devices root has named; in backups/ dumps of the pool's metadata
 //
 // On a host, run may lie elsewhere (/run/cowslip/POOL): it is a parameter.
 #pragma once

@@ -371,6 +371,22 @@ struct ListThins {
     MSGPACK_DEFINE_MAP(pool, after_thin_id, release_held)
 };
 
+// thin_dump of a metadata snapshot, which is released on every path, into DIR/pool/backups/NAME.xml.gz: durable when
+// answered. Then all dumps there but this one and those to keep are deleted. An error has left no dump of that name.
+struct DumpMetadata {
+    static constexpr const char* kType = "device.dump_metadata";
+    struct Reply {
+        Verdict verdict;  // Of reserve_metadata_snap; EBUSY: one is held already.
+        std::uint64_t bytes = 0;
+        MSGPACK_DEFINE_MAP(verdict, bytes)
+    };
+    PoolRef pool;
+    std::string name;               // Of digits and capitals, with '-'.
+    std::vector<std::string> keep;  // Names.
+    bool release_held = false;      // As ListThins.
+    MSGPACK_DEFINE_MAP(pool, name, keep, release_held)
+};
+
 // ---- metadata of a pool that is not loaded (in_use if it is); never those of an adopted one
 
 // thin_check, and if they are whole the flag needs_check is cleared. unavailable: the device cannot be read or written,

@@ -404,7 +404,10 @@ struct StoreCopy {
     std::uint64_t transaction_id = 0;  // The pool's, as far as the store knows.
     std::uint64_t volumes = 0;         // In state ready.
     std::string damage;                // Why it is of no use; then the rest is not known.
-    MSGPACK_DEFINE_MAP(path, sequence, taken_at, bytes, store_uuid, pool, pool_uuid, transaction_id, volumes, damage)
+    bool dump = false;                 // With the pool's metadata, as DIR/pool/backups/<its name>.xml.gz.
+    std::string no_dump;               // In the answer to StoreBackup: why there is none.
+    MSGPACK_DEFINE_MAP(path, sequence, taken_at, bytes, store_uuid, pool, pool_uuid, transaction_id, volumes, damage,
+                       dump, no_dump)
 };
 
 // What the pool-manager's program answers the command line that has it look at a store, or put it in place.
@@ -414,8 +417,9 @@ struct StoreLook {
     MSGPACK_DEFINE_MAP(store, replaced)
 };
 
-// A checked copy of the store in DIR/store/backups, made while work goes on. Success: it outlives a power cut. The
-// newest three are kept. no_space: the state file system has no room for it, and nothing of it is left.
+// A checked copy of the store in DIR/store/backups, made while work goes on, and right after it a dump of the pool's
+// metadata, if that can be made. Success: it outlives a power cut. The newest three are kept. no_space: the state file
+// system has no room for it, and nothing of it is left.
 struct StoreBackup : NoFields {
     static constexpr const char* kType = "store.backup";
     using Reply = StoreCopy;

@@ -157,6 +157,7 @@ Result<int> store_backup(Session& session, const Arguments& arguments) {
     console.print_line(printable(copy.path));
     console.note(
         fmt::format("backup {} of the store: {} volumes, {}", copy.sequence, copy.volumes, console.size(copy.bytes)));
+    if (!copy.dump) console.note("without a dump of the pool's metadata: " + copy.no_dump);
     return 0;
 }
 
@@ -167,10 +168,10 @@ Result<int> store_list(Session& session, const Arguments& /*arguments*/) {
         console.print(to_json(reply)["backups"]);
         return 0;
     }
-    Table table({"SEQUENCE", "TAKEN AT", "SIZE", "TRANSACTION ID", "VOLUMES", "PATH"});
+    Table table({"SEQUENCE", "TAKEN AT", "SIZE", "TRANSACTION ID", "VOLUMES", "DUMP", "PATH"});
     for (const auto& copy : reply.backups) {
         table.add({std::to_string(copy.sequence), copy.taken_at, console.size(copy.bytes),
-                   std::to_string(copy.transaction_id), std::to_string(copy.volumes),
+                   std::to_string(copy.transaction_id), std::to_string(copy.volumes), copy.dump ? "yes" : "no",
                    copy.damage.empty() ? copy.path : fmt::format("{}: {}", copy.path, copy.damage)});
     }
     table.print(console);

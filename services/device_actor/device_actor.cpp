@@ -71,6 +71,7 @@ CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& 
     offer(&DeviceActor::find_filesystem);
     offer(&DeviceActor::set_transaction_id);
     offer(&DeviceActor::list_thins);
+    offer(&DeviceActor::dump_metadata);
     offer(&DeviceActor::check_metadata);
     offer(&DeviceActor::repair_metadata);
     offer(&DeviceActor::replace_metadata);

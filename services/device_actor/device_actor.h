@@ -43,6 +43,7 @@ public:
     Result<schemas::RewindClock::Reply> rewind_clock(const schemas::RewindClock& command);
     Result<schemas::Verdict> set_transaction_id(const schemas::SetTransactionId& command);
     Result<schemas::ListThins::Reply> list_thins(const schemas::ListThins& command);
+    Result<schemas::DumpMetadata::Reply> dump_metadata(const schemas::DumpMetadata& command);
 
     // internal_thins.cpp
     Result<schemas::Verdict> write_internal(const schemas::WriteInternal& command);
@@ -64,6 +65,8 @@ public:
     Result<schemas::ListActive::Reply> list_active(const schemas::ListActive& command);
 
 private:
+    using ReadSnapshot = std::function<Result<void>(const std::string& metadata_device)>;
+    Result<schemas::Verdict> with_metadata_snapshot(const DmDevice& pool, bool release_held, const ReadSnapshot& read);
     struct Removal {
         int error_number = 0;
         std::vector<schemas::Holder> holders = {};

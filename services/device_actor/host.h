@@ -68,6 +68,14 @@ public:
     virtual Result<void> zero_superblock(const std::string& device) = 0;
     // From the metadata snapshot that is held.
     virtual Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) = 0;
+    // Likewise, as XML for a pool of so many blocks, into DIR/pool/backups/NAME.xml.gz, durably; then those that are
+    // not to be kept are deleted. Its bytes. An error leaves nothing.
+    struct Dump {
+        std::string name;
+        std::vector<std::string> keep;
+        std::uint64_t data_blocks = 0;
+    };
+    virtual Result<std::uint64_t> dump_metadata(const std::string& metadata_device, const Dump& wanted) = 0;
     // Of metadata that no pool has loaded.
     virtual Result<std::vector<ThinListEntry>> list_unloaded_thins(const std::string& metadata_device) = 0;
 

@@ -9,6 +9,7 @@
 #include "common/process.h"
 #include "common/state_folder.h"
 #include "services/device_actor/block_device.h"
+#include "services/device_actor/dump_folder.h"
 
 namespace cowslip {
 
@@ -63,6 +64,24 @@ Result<void> LinuxHost::zero_superblock(const std::string& device) {
 
 Result<std::vector<ThinListEntry>> LinuxHost::list_thins(const std::string& metadata_device) {
     return run_thin_ls({"thin_ls", "--metadata-snap", "--no-headers", "-o", kThinListFields, metadata_device});
+}
+
+Result<std::uint64_t> LinuxHost::dump_metadata(const std::string& metadata_device, const Dump& wanted) {
+    const DumpFolder folder(backing_.dumps_folder());
+    TRY(folder.ensure());
+    return folder.write(wanted.name, wanted.keep, [&](GzipWriter& out) -> Result<void> {
+        DataBlocksFiller filler(out, wanted.data_blocks);
+        ProcessOptions options;
+        options.arguments = {"thin_dump", "--metadata-snap", metadata_device};
+        options.timeout = std::chrono::minutes(2);  // The pool's blocks stay pinned meanwhile.
+        options.inherited_fds = {lock_};
+        options.take_output = [&](std::string_view bytes) { filler.write(bytes); };
+        const auto result = TRY(run_process(options));
+        filler.finish();
+        if (result.exit_status == 0) return {};
+        return Error{Errc::internal, fmt::format("dump the metadata: thin_dump exited with {}: {}", result.exit_status,
+                                                 result.errors.substr(0, result.errors.find('\n')))};
+    });
 }
 
 Result<std::vector<ThinListEntry>> LinuxHost::list_unloaded_thins(const std::string& metadata_device) {

@@ -34,6 +34,7 @@ public:
     Result<void> forget_uuid() const;
 
     std::string uuid_file() const { return folder_ + "/uuid"; }
+    std::string dumps_folder() const { return folder_ + "/backups"; }
     std::string devices_file() const { return folder_ + "/devices"; }
     std::string data_file() const { return folder_ + "/data"; }
     std::string metadata_file() const { return folder_ + "/metadata"; }

@@ -340,6 +340,31 @@ Result<schemas::Verdict> DeviceActor::set_transaction_id(const schemas::SetTrans
     return send(pool, set_transaction_id_message(command.from, command.to));
 }
 
+// A metadata snapshot is reserved, read and released. An error of `read` is the whole's, unless the pool has left
+// service, and its snapshot with it: then the verdict says so.
+Result<schemas::Verdict> DeviceActor::with_metadata_snapshot(const DmDevice& pool, bool release_held,
+                                                             const ReadSnapshot& read) {
+    const auto state = TRY(pool_state(pool));
+    if (!state.loaded) {
+        return Error{Errc::unavailable, fmt::format("read a metadata snapshot: no live pool '{}'", pool.name)};
+    }
+    if (release_held) static_cast<void>(dm_.message(pool, kReleaseMetadataSnapMessage));  // EINVAL: none held.
+    schemas::Verdict verdict;
+    verdict.error_number = dm_.message(pool, kReserveMetadataSnapMessage);
+    Result<void> done;
+    if (verdict.error_number == 0) {
+        done = read(state.metadata_device);
+        const int released = dm_.message(pool, kReleaseMetadataSnapMessage);
+        if (released != 0) spdlog::warn("release metadata snapshot pool={} errno={}", pool.name, released);
+    }
+    verdict.status = status_text(pool);
+    if (done) return verdict;
+    const auto status = parse_thin_pool_status(verdict.status);
+    if (status && is_good(*status, 0, std::numeric_limits<std::uint64_t>::max())) return done.error();
+    verdict.error_number = EIO;
+    return verdict;
+}
+
 // Half a list would make volumes look lost: there is a whole one, or an error.
 Result<schemas::ListThins::Reply> DeviceActor::list_thins(const schemas::ListThins& command) {
     // One that is to be adopted is looked at before it is ours.
@@ -347,30 +372,31 @@ Result<schemas::ListThins::Reply> DeviceActor::list_thins(const schemas::ListThi
     if (command.release_held && !is_own_pool(command.pool)) {
         return Error{Errc::invalid_argument, "list thins: a metadata snapshot of an adopted pool may be its owner's"};
     }
-    const auto state = TRY(pool_state(pool));
-    if (!state.loaded) return Error{Errc::unavailable, fmt::format("list thins: no live pool '{}'", pool.name)};
-    if (command.release_held) static_cast<void>(dm_.message(pool, kReleaseMetadataSnapMessage));  // EINVAL: none held.
+    std::vector<ThinListEntry> list;
+    const auto read = [&](const std::string& device) -> Result<void> {
+        list = TRY(host_.list_thins(device));
+        return {};
+    };
     schemas::ListThins::Reply reply;
-    reply.verdict.error_number = dm_.message(pool, kReserveMetadataSnapMessage);
-    Result<std::vector<ThinListEntry>> list;
-    if (reply.verdict.error_number == 0) {
-        list = host_.list_thins(state.metadata_device);
-        const int released = dm_.message(pool, kReleaseMetadataSnapMessage);
-        if (released != 0) spdlog::warn("release metadata snapshot pool={} errno={}", pool.name, released);
-    }
-    reply.verdict.status = status_text(pool);
-    if (!list) {
-        const auto status = parse_thin_pool_status(reply.verdict.status);
-        if (status && is_good(*status, 0, std::numeric_limits<std::uint64_t>::max())) return list.error();
-        reply.verdict.error_number = EIO;  // The pool has left service, and its snapshot with it.
-        return reply;
-    }
-    for (const auto& thin : *list) {
+    reply.verdict = TRY(with_metadata_snapshot(pool, command.release_held, read));
+    for (const auto& thin : list) {
         if (thin.thin_id <= command.after_thin_id) continue;
         reply.more = reply.thins.size() == kMaxListed;
         if (reply.more) break;
         reply.thins.push_back({thin.thin_id, thin.mapped_blocks, thin.transaction_id});
     }
+    return reply;
+}
+
+Result<schemas::DumpMetadata::Reply> DeviceActor::dump_metadata(const schemas::DumpMetadata& command) {
+    const DmDevice pool = TRY(pool_device(command.pool));
+    schemas::DumpMetadata::Reply reply;
+    const auto dump = [&](const std::string& device) -> Result<void> {
+        const auto status = TRY(parse_thin_pool_status(status_text(pool)));
+        reply.bytes = TRY(host_.dump_metadata(device, {command.name, command.keep, status.total_data_blocks}));
+        return {};
+    };
+    reply.verdict = TRY(with_metadata_snapshot(pool, command.release_held, dump));
     return reply;
 }
 

@@ -22,6 +22,8 @@ std::string_view to_string(FindingKind kind) {
             return "removal";
         case FindingKind::state_full:
             return "state-full";
+        case FindingKind::store_backup:
+            return "store-backup";
         case FindingKind::store_lost:
             return "store-lost";
         case FindingKind::suspended:

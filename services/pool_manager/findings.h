@@ -20,6 +20,7 @@ enum class FindingKind : std::uint8_t {
     removal,
     snapshot_clock,
     state_full,
+    store_backup,
     store_lost,
     stray_device,
     stray_mount,

@@ -121,20 +121,30 @@ Task<std::string> PoolManager::read_internal(Operation& operation, std::uint32_t
 
 // ---- backups of the store --------------------------------------------------------------------
 
+bool PoolManager::is_backing_up() const {
+    return std::any_of(operations_.begin(), operations_.end(),
+                       [](const auto& entry) { return entry.second->type == "backup"; });
+}
+
 void PoolManager::begin_backup() {
-    const bool going_on = std::any_of(operations_.begin(), operations_.end(),
-                                      [](const auto& entry) { return entry.second->type == "backup"; });
-    if (going_on) return;
+    if (is_backing_up()) return;
     backup_begun_ms_ = now_.monotonic_ms;
     Operation& operation = new_operation("backup", "");
     operation.role = Role::housekeeping;
     begin(operation, write_backup(operation));
 }
 
-// A piece each turn. Rows may change meanwhile: each is whole, and who reads it compares it with the pool.
 Task<std::string> PoolManager::write_backup(Operation& operation) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
-    if (!pool_.loaded || pool_.mode != "rw" || !pool_.frozen.empty()) co_return "";
+    Result<void> written = co_await write_ring(operation);
+    if (!written) co_return written.error();
+    co_return "";
+}
+
+// A piece each turn. Rows may change meanwhile: each is whole, and who reads it compares it with the pool. The caller
+// holds the pool.
+Task<void> PoolManager::write_ring(Operation& operation) {
+    if (!pool_.loaded || pool_.mode != "rw" || !pool_.frozen.empty()) co_return {};
     backup_due_ = false;
     Result<std::uint64_t> sequence = co_await next_backup_sequence(operation);
     if (!sequence) co_return sequence.error();
@@ -180,7 +190,7 @@ Task<std::string> PoolManager::write_backup(Operation& operation) {
     if (!written) co_return written.error();
     backup_sequence_ = *sequence;
     count("store_backups");
-    co_return "";
+    co_return {};
 }
 
 // The store does not keep it: that of an older store would be an older one.

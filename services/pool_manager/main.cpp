@@ -39,6 +39,9 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     manager_options.mounts_folder = folder.mounts();
     manager_options.store_folder = folder.store();
     manager_options.reconcile_ms = std::max<std::int64_t>(TRY(parse_duration(options.reconcile)).count(), 1000);
+    if (options.store_backup == "0") manager_options.store_backup_ms = 0;
+    if (options.store_backup != "0")
+        manager_options.store_backup_ms = TRY(parse_duration(options.store_backup)).count();
     manager_options.has_room = [] { return Ballast::take("ballast").there(); };
     manager_options.process_counters = [] {
         return std::map<std::string, std::uint64_t>{{"store_syncs", count_syncs()}};

@@ -532,6 +532,12 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
         operation.waiting_for = "the work behind earlier replies";
         co_await sleep_ms(50);
     }
+    if (backup_due_) {
+        operation.waiting_for = "the backup of the store into the pool";
+        Result<void> backed_up = co_await write_ring(operation);
+        if (!backed_up)
+            spdlog::warn("no backup of the store before the pool is put away: {}", backed_up.error().message);
+    }
     reply.leases_ended = store_.count_leases();
     Result<std::vector<std::string>> left = co_await put_devices_away(operation, Leased::ended);
     if (!left) co_return left.error();

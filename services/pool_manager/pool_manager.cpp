@@ -304,6 +304,13 @@ void PoolManager::reply_error(const std::string& peer, const std::string& reques
     reply(peer, request_id, error_frame(request_id, error));
 }
 
+// The next turn is at once, for what is begun here.
+void PoolManager::stop_admitting() {
+    stopping_ = true;
+    if (backup_due_ && pool_.loaded && pool_.writable && pool_.frozen.empty()) begin_backup();
+    timers_.at(now_.monotonic_ms, [] {});
+}
+
 Outbox PoolManager::answer_all_waiting() {
     for (auto& [number, operation] : operations_) {
         if (operation->recorded) {
@@ -325,6 +332,7 @@ std::size_t PoolManager::count_operations(Role role) const {
 
 void PoolManager::event(std::string_view type, std::string_view subject, const EventBody& body) {
     if (type.starts_with("volume.")) backup_due_ = true;
+    if (type.starts_with("volume.") || type.starts_with("pool.")) store_changed_ = true;
     if (auto appended = store_.append_event(type, subject, body); !appended) {
         throw StoreFailure(StoreFailure::Kind::broken, appended.error().message);
     }

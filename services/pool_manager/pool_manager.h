@@ -69,6 +69,7 @@ struct Outbox {
     std::vector<Published> events;
 };
 
+struct BackupName;
 struct RebuildSources;
 struct RebuildPlan;
 
@@ -83,12 +84,13 @@ struct ManagerOptions {
     std::string mounts_folder;  // DIR/mnt, absolute.
     std::string store_folder;   // DIR/store, absolute: for what is told; the process works in it.
     std::uint32_t pid = 0;
-    std::size_t max_operations = 4096;   // Accepted and waiting, together; past it: busy.
-    std::size_t max_behind = 1024;       // Removals behind their reply; past it rm waits.
-    std::size_t max_idle_devices = 32;   // Kept active without a lease, in case they are asked for again.
-    std::int64_t idle_ms = 2000;         // For how long.
-    std::int64_t reconcile_ms = 600000;  // Between two comparisons of store, pool and kernel.
-    int backup_pages = 256;              // Of the store that a turn copies: 1 MiB.
+    std::size_t max_operations = 4096;       // Accepted and waiting, together; past it: busy.
+    std::size_t max_behind = 1024;           // Removals behind their reply; past it rm waits.
+    std::size_t max_idle_devices = 32;       // Kept active without a lease, in case they are asked for again.
+    std::int64_t idle_ms = 2000;             // For how long.
+    std::int64_t reconcile_ms = 600000;      // Between two comparisons of store, pool and kernel.
+    std::int64_t store_backup_ms = 3600000;  // Between two backups of the store beside it, if it changes; 0: none.
+    int backup_pages = 256;                  // Of the store that a turn copies: 1 MiB.
     // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
     std::function<bool()> has_room = [] { return true; };
     std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
@@ -114,8 +116,10 @@ public:
     // Started, reconciled, heads sent: clients may be let in.
     bool ready() const { return ready_to_serve_; }
     // SIGTERM: admits nothing more. When `drained` (or out of patience), answer_all_waiting in a last turn.
-    void stop_admitting() { stopping_ = true; }
+    void stop_admitting();
     bool drained() const { return count_operations(Role::request) == 0; }
+    // What has changed since the last backup into the pool is still being written there: worth some patience.
+    bool is_backing_up() const;
     Outbox answer_all_waiting();
 
     // Whose locks are worth a look: a dead one frees a command.
@@ -346,17 +350,21 @@ private:
                                     std::uint32_t length);
     void begin_backup();
     Task<std::string> write_backup(Operation& operation);
+    Task<void> write_ring(Operation& operation);
     Task<std::uint64_t> next_backup_sequence(Operation& operation);
 
     // store_backup.cpp
     void remove_unfinished_backups();
     void copy_some();
     Task<std::string> backup_store(Operation& operation, schemas::StoreBackup request);
-    Task<schemas::StoreCopy> make_backup();
+    Task<std::string> back_up_now_and_then(Operation& operation);
+    Task<schemas::StoreCopy> back_up(Operation& operation);
+    Task<void> make_backup(BackupName* name);
+    Task<void> dump_pool(Operation& operation, std::string name, std::vector<std::string> kept);
     Task<void> check_copy(std::string file);
     std::vector<StoreFile> backup_files();
     schemas::StoreCopy describe_backup(const StoreFile& file);
-    void drop_old_backups();
+    std::vector<std::string> drop_old_backups();
     Result<schemas::StoreList::Reply> list_backups(const schemas::StoreList& request);
 
     // rebuild.cpp
@@ -482,6 +490,7 @@ private:
     bool backup_due_ = false;  // Volumes have changed since the last one.
     std::int64_t backup_begun_ms_ = 0;
     std::uint64_t backup_sequence_ = 0;  // Of the newest in the pool; 0: not looked at yet.
+    bool store_changed_ = true;          // Since the last backup beside it, as far as a backup is for.
     std::optional<DatabaseCopy> copy_;   // A backup beside the store, in the making.
     Result<bool> copied_ = false;        // How the last look at it ended.
 

@@ -46,6 +46,9 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     Operation& comparison = new_operation("compare", "");
     comparison.role = Role::housekeeping;
     begin(comparison, reconcile_now_and_then(comparison));
+    Operation& backups = new_operation("store_backup", "");
+    backups.role = Role::housekeeping;
+    begin(backups, back_up_now_and_then(backups));
 }
 
 Task<std::string> PoolManager::recover(Operation& operation) {

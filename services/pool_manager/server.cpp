@@ -22,7 +22,8 @@ constexpr std::int64_t kLookMs = 1000;
 constexpr std::int64_t kCloseLookMs = 20;
 constexpr std::int64_t kCloseLooksMs = 2000;  // So long after a connection was lost.
 constexpr std::int64_t kStopMs = 10000;
-constexpr std::size_t kCrowd = 8;  // Operations that are going on.
+constexpr std::int64_t kLastBackupMs = 3000;  // Of them, for a backup into the pool: its actors may be gone.
+constexpr std::size_t kCrowd = 8;             // Operations that are going on.
 constexpr std::chrono::milliseconds kCrowdPause{1};
 
 // Who started us, before privileges were dropped. Started by root we take no actor but root: another
@@ -143,7 +144,9 @@ Result<void> Server::serve(int stop_fd) {
             manager_.stop_admitting();
             spdlog::info("stopping");
         }
-        if (stop_at && (manager_.drained() || time_now().monotonic_ms >= *stop_at)) {
+        const std::int64_t now_ms = time_now().monotonic_ms;
+        const bool patient = stop_at && manager_.is_backing_up() && now_ms < *stop_at - kStopMs + kLastBackupMs;
+        if (stop_at && ((manager_.drained() && !patient) || now_ms >= *stop_at)) {
             send(manager_.answer_all_waiting());
             if (clients_) clients_->linger(std::chrono::milliseconds(500));
             return {};

@@ -1,9 +1,10 @@
 // Backups of the store beside it: made while work goes on, some pages a turn; checked; the newest three are kept.
 #include <algorithm>
+#include <cerrno>
 #include <iterator>
+#include <utility>
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include "services/pool_manager/keys.h"
 #include "services/pool_manager/pool_manager.h"
@@ -14,6 +15,8 @@ namespace cowslip {
 namespace {
 
 constexpr std::int64_t kSoonMs = 1;  // In a turn of its own.
+constexpr std::int64_t kLookForChangesMs =
+    600 * 1000;  // Whether one is due: after a start, one that failed, or an idle time.
 constexpr std::size_t kKept = 3;
 constexpr std::size_t kMostListed = 16;  // Should somebody have put others beside them.
 constexpr const char* kBeingMade = "new.tmp";
@@ -46,23 +49,79 @@ void PoolManager::copy_some() {
 }
 
 Task<std::string> PoolManager::backup_store(Operation& operation, schemas::StoreBackup /*request*/) {
-    const NameLock lock = co_await names_.acquire(kBackupKey, LockMode::exclusive);
-    operation.waiting_for = "the copy of the store";
-    Result<schemas::StoreCopy> made = co_await make_backup();
-    if (!made) {
-        store_.files().remove(path_of(kBeingMade));
-        co_return made.error();
-    }
-    drop_old_backups();
-    event("store.backed_up", pool_row_ ? pool_row_->name : "",
-          {{"sequence", std::to_string(made->sequence)}, {"path", made->path}});
-    count("store_copies");
-    // So that no generation spans two histories, should it be restored.
-    if (pool_.loaded && pool_.frozen.empty()) begin_generation();
+    Result<schemas::StoreCopy> made = co_await back_up(operation);
+    if (!made) co_return made.error();
     co_return encode(*made);
 }
 
-Task<schemas::StoreCopy> PoolManager::make_backup() {
+// Where something has changed since the last one.
+Task<std::string> PoolManager::back_up_now_and_then(Operation& operation) {
+    const std::int64_t interval_ms = options_.store_backup_ms;
+    std::int64_t wait_ms = std::min(interval_ms, kLookForChangesMs);
+    while (interval_ms > 0) {
+        co_await sleep_ms(wait_ms);
+        wait_ms = store_changed_ ? interval_ms : std::min(interval_ms, kLookForChangesMs);
+        if (!store_changed_) continue;
+        operation.deaths = 0;
+        Result<schemas::StoreCopy> made = co_await back_up(operation);
+        if (made) continue;
+        find(FindingKind::store_backup, "", fmt::format("{}; it is tried again", made.error().message));
+        wait_ms = std::min(interval_ms, kLookForChangesMs);
+    }
+    co_return "";
+}
+
+Task<schemas::StoreCopy> PoolManager::back_up(Operation& operation) {
+    const NameLock lock = co_await names_.acquire(kBackupKey, LockMode::exclusive);
+    operation.waiting_for = "the copy of the store";
+    const bool changed = std::exchange(store_changed_, false);
+    BackupName name;
+    Result<void> made = co_await make_backup(&name);
+    if (!made) {
+        store_changed_ = store_changed_ || changed;
+        store_.files().remove(path_of(kBeingMade));
+        co_return made.error();
+    }
+    // So that no generation spans two histories, should it be restored.
+    if (pool_.loaded && pool_.frozen.empty()) begin_generation();
+    const std::vector<std::string> kept = drop_old_backups();
+    Result<void> dumped = co_await dump_pool(operation, backup_stem(name), kept);
+    const std::string without = path_of(backup_file(name));
+    name.dump = dumped.has_value();
+    if (name.dump) dumped = store_.files().put_in_place(without, path_of(backup_file(name)));
+    if (!dumped) name.dump = false;
+    schemas::StoreCopy copy = describe_backup({backup_file(name), 0});
+    if (!dumped) copy.no_dump = dumped.error().message;
+    event("store.backed_up", pool_row_ ? pool_row_->name : "",
+          {{"sequence", std::to_string(copy.sequence)}, {"path", copy.path}, {"dump", name.dump ? "true" : "false"}});
+    count("store_copies");
+    unfind(FindingKind::store_backup, "");
+    co_return copy;
+}
+
+// The pool's metadata right after it. Who reads them otherwise waits for the one snapshot that there is, as this does.
+Task<void> PoolManager::dump_pool(Operation& operation, std::string name, std::vector<std::string> kept) {
+    const NameLock pool = co_await names_.acquire(kPoolKey, LockMode::shared);
+    if (!pool_.loaded || !pool_.writable || !pool_.frozen.empty()) {
+        co_return Error{Errc::unavailable, "the pool is not in service"};
+    }
+    const NameLock snapshot = co_await names_.acquire(kMetadataSnapKey, LockMode::exclusive);
+    const bool own = pool_row_->spec.backing != "adopted";
+    schemas::DumpMetadata command{pool_row_->spec.pool, std::move(name), std::move(kept), false};
+    schemas::DumpMetadata again = command;
+    again.release_held = own;  // What is held then is what the dead actor had reserved.
+    Result<schemas::DumpMetadata::Reply> reply =
+        co_await tell(operation, ActorKind::device, Urgency::behind, command, again);
+    if (!reply) co_return reply.error();
+    const Outcome outcome = take_verdict(operation, reply->verdict);
+    if (reply->verdict.error_number == EBUSY) {
+        co_return Error{Errc::in_use, "another program holds a metadata snapshot of the pool"};
+    }
+    if (outcome == Outcome::done) co_return {};
+    co_return errno_error(reply->verdict.error_number, "reserve a metadata snapshot");
+}
+
+Task<void> PoolManager::make_backup(BackupName* name) {
     StoreFiles& files = store_.files();
     Result<void> there = files.ensure_folder(kBackupsFolder);
     if (!there) co_return there.error();
@@ -74,7 +133,7 @@ Task<schemas::StoreCopy> PoolManager::make_backup() {
     }
     const std::vector<StoreFile> before = backup_files();
     const std::uint64_t sequence = before.empty() ? 1 : parse_backup_file(before.back().name)->sequence + 1;
-    const BackupName name{sequence, format_time(store_.now())};
+    *name = {sequence, format_time(store_.now()), false};
     const std::string being_made = path_of(kBeingMade);
     Result<DatabaseCopy> copy = store_.begin_copy(being_made);
     if (!copy) co_return copy.error();
@@ -84,10 +143,7 @@ Task<schemas::StoreCopy> PoolManager::make_backup() {
     if (!copied_) co_return copied_.error();
     Result<void> whole = co_await check_copy(being_made);
     if (!whole) co_return whole.error();
-    const std::string file = path_of(backup_file(name));
-    Result<void> placed = files.put_in_place(being_made, file);
-    if (!placed) co_return placed.error();
-    co_return describe_backup({backup_file(name), 0});
+    co_return files.put_in_place(being_made, path_of(backup_file(*name)));
 }
 
 // A table a turn: the largest takes a tenth of a second.
@@ -139,13 +195,20 @@ schemas::StoreCopy PoolManager::describe_backup(const StoreFile& file) {
     copy.path = fmt::format("{}/{}", options_.store_folder, path_of(file.name));
     copy.sequence = name->sequence;
     copy.taken_at = name->taken_at;
+    copy.dump = name->dump;
     if (copy.bytes == 0) copy.bytes = file.bytes;
     return copy;
 }
 
-void PoolManager::drop_old_backups() {
+// Gives the stems of those that stay.
+std::vector<std::string> PoolManager::drop_old_backups() {
+    std::vector<std::string> kept;
     const std::vector<StoreFile> found = backup_files();
-    for (std::size_t i = 0; i + kKept < found.size(); ++i) store_.files().remove(path_of(found[i].name));
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        if (i + kKept < found.size()) store_.files().remove(path_of(found[i].name));
+        if (i + kKept >= found.size()) kept.push_back(backup_stem(*parse_backup_file(found[i].name)));
+    }
+    return kept;
 }
 
 Result<schemas::StoreList::Reply> PoolManager::list_backups(const schemas::StoreList& /*request*/) {

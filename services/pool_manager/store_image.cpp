@@ -19,6 +19,7 @@ namespace {
 constexpr std::size_t kLargestBytes = std::size_t{8} << 30U;
 constexpr const char* kName = "store";  // In memory.
 constexpr std::string_view kSuffix = ".db";
+constexpr std::string_view kSuffixWithDump = ".with-dump.db";
 constexpr std::size_t kTimeDigits = 16;  // 20261128T164117Z
 
 Error no_store(const std::string& why) {
@@ -82,26 +83,30 @@ Result<std::string> make_restored(StoreImage image, std::int64_t wall_ms) {
     return std::move(disk.files().at(kName));
 }
 
-std::string backup_file(const BackupName& name) {
+std::string backup_stem(const BackupName& name) {
     std::string time = name.taken_at.substr(0, 19) + "Z";
     std::erase_if(time, [](char c) { return c == '-' || c == ':'; });
-    return fmt::format("{:06}-{}{}", name.sequence, time, kSuffix);
+    return fmt::format("{:06}-{}", name.sequence, time);
+}
+
+std::string backup_file(const BackupName& name) {
+    return backup_stem(name) + std::string(name.dump ? kSuffixWithDump : kSuffix);
 }
 
 std::optional<BackupName> parse_backup_file(const std::string& file) {
     const std::size_t dash = file.find('-');
-    if (dash == std::string::npos || dash < 6 || dash > 18 || file.size() != dash + 1 + kTimeDigits + kSuffix.size()) {
-        return std::nullopt;
-    }
+    if (dash == std::string::npos || dash < 6 || dash > 18 || file.size() < dash + 1 + kTimeDigits) return std::nullopt;
     const std::string time = file.substr(dash + 1, kTimeDigits);
-    if (!is_number(file.substr(0, dash)) || !file.ends_with(kSuffix) || !is_number(time.substr(0, 8)) ||
-        !is_number(time.substr(9, 6)) || time[8] != 'T' || time[15] != 'Z') {
+    const std::string suffix = file.substr(dash + 1 + kTimeDigits);
+    if (!is_number(file.substr(0, dash)) || !is_number(time.substr(0, 8)) || !is_number(time.substr(9, 6)) ||
+        time[8] != 'T' || time[15] != 'Z' || (suffix != kSuffix && suffix != kSuffixWithDump)) {
         return std::nullopt;
     }
     BackupName name;
     name.sequence = std::stoull(file.substr(0, dash));
     name.taken_at = fmt::format("{}-{}-{}T{}:{}:{}Z", time.substr(0, 4), time.substr(4, 2), time.substr(6, 2),
                                 time.substr(9, 2), time.substr(11, 2), time.substr(13, 2));
+    name.dump = suffix == kSuffixWithDump;
     return name;
 }
 

@@ -33,9 +33,12 @@ inline constexpr const char* kBackupsFolder = "backups";
 struct BackupName {
     std::uint64_t sequence = 0;
     std::string taken_at;  // RFC 3339, UTC, whole seconds.
+    bool dump = false;     // With a dump of the pool's metadata.
 };
 
-// "000012-20261128T164117Z.db", and back; nothing if it is none.
+// "000012-20261128T164117Z": also the dump's name.
+std::string backup_stem(const BackupName& name);
+// "000012-20261128T164117Z.db", or "….with-dump.db"; and back: nothing if it is none.
 std::string backup_file(const BackupName& name);
 std::optional<BackupName> parse_backup_file(const std::string& file);
 // Of a backup that is being made; the next start removes it.

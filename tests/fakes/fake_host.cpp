@@ -271,6 +271,19 @@ Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Rec
     return {};
 }
 
+Result<std::uint64_t> FakeHost::dump_metadata(const std::string& metadata_device, const Dump& wanted) {
+    const auto list = TRY(list_thins(metadata_device));
+    kernel_.effect("dump metadata " + wanted.name);
+    std::vector<std::uint32_t> thins;
+    for (const ThinListEntry& entry : list) thins.push_back(entry.thin_id);
+    kernel_.dumps[wanted.name] = thins;
+    std::erase_if(kernel_.dumps, [&](const auto& dump) {
+        return dump.first != wanted.name &&
+               std::find(wanted.keep.begin(), wanted.keep.end(), dump.first) == wanted.keep.end();
+    });
+    return thins.size();
+}
+
 Result<std::vector<ThinListEntry>> FakeHost::list_unloaded_thins(const std::string& metadata_device) {
     const FakeMetadata& disk = kernel_.media.at(kernel_.block(metadata_device)->medium).metadata;
     if (kernel_.list_thins_fails || !disk.formatted || disk.damaged) {

@@ -106,6 +106,7 @@ struct FakeKernel {
     std::uint32_t short_openers = 0;          // That many removes find the device open for a moment.
     std::set<std::string> resume_fails;       // dm uuids: resume answers EIO.
 
+    std::map<std::string, std::vector<std::uint32_t>> dumps;  // DIR/pool/backups: thin ids, by name.
     bool list_thins_fails = false;
     std::uint32_t writes_fail = 0;  // That many writes of a range answer EIO.
 

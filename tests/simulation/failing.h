@@ -119,6 +119,10 @@ public:
         if (faults_.fails()) return failed_call("thin_ls");
         return FakeHost::list_thins(metadata_device);
     }
+    Result<std::uint64_t> dump_metadata(const std::string& metadata_device, const Dump& wanted) override {
+        if (faults_.fails()) return failed_call("thin_dump");
+        return FakeHost::dump_metadata(metadata_device, wanted);
+    }
     Result<std::string> device_path(const std::string& number) override {
         if (faults_.fails()) return failed_call("find path of device");
         return FakeHost::device_path(number);

@@ -133,6 +133,29 @@ TEST_CASE("after a restore and a rebuild what the pool has is there, under its n
     check_quiet(world);
 }
 
+TEST_CASE("what changed in the last minute before a clean stop has its name again when the store is lost",
+          "[simulation][restore][identity]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(70000);
+    REQUIRE(world.call(create("a", "base")));
+    if (GENERATE(false, true)) {
+        REQUIRE(world.call(schemas::SystemCleanup{}));
+    } else {
+        world.stop_admitting();
+        world.at(0, [&] { world.wake_manager(); });
+        world.run_until([&] { return world.drained(); });
+    }
+    world.kill_manager();
+    world.put_store({});
+    world.run_for(1000);
+    const auto rebuilt = world.call(schemas::PoolRebuild{});
+    REQUIRE(rebuilt);
+    CHECK(rebuilt->recovered.empty());
+    CHECK(volumes_now(world) == Names{"a", "base"});
+    check_quiet(world);
+}
+
 TEST_CASE("a backup of a store with work unfinished is restored without it", "[simulation][restore]") {
     World world({.seed = 1});
     make_pool_and_base(world);

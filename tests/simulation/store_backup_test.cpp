@@ -160,6 +160,112 @@ TEST_CASE("a death or a power cut at any turn of a backup leaves a whole one or 
     }
 }
 
+TEST_CASE("with a backup goes a dump of the pool's metadata, as many as backups", "[simulation][backup]") {
+    World world(few_pages_a_turn());
+    make_pool_and_base(world);
+    const std::uint32_t base = show(world, "base").thin_id;
+    for (int i = 0; i < 5; ++i) {
+        const auto copy = world.call(schemas::StoreBackup{});
+        REQUIRE(copy);
+        CHECK(copy->no_dump.empty());
+        CHECK(copy->dump);
+        const auto name = parse_backup_file(file_of(*copy).substr(std::string("backups/").size()));
+        REQUIRE(name);
+        const auto dump = world.kernel.dumps.find(backup_stem(*name));
+        REQUIRE(dump != world.kernel.dumps.end());
+        CHECK(std::find(dump->second.begin(), dump->second.end(), base) != dump->second.end());
+    }
+    CHECK(world.kernel.dumps.size() == 3);
+    check_quiet(world);  // No metadata snapshot is held.
+}
+
+TEST_CASE("a dump that fails makes the backup one without, and says why", "[simulation][backup]") {
+    World world(few_pages_a_turn());
+    make_pool_and_base(world);
+    std::string why;
+    SECTION("the tool fails") {
+        world.kernel.list_thins_fails = true;
+        why = "thin_ls exited with 1";
+    }
+    SECTION("another program holds the snapshot") {
+        world.kernel.pools.begin()->second.core.held_root = 77;
+        why = "another program holds a metadata snapshot";
+    }
+    SECTION("the pool is put away") {
+        REQUIRE(world.call(schemas::SystemCleanup{}));
+        why = "not in service";
+    }
+    const auto copy = world.call(schemas::StoreBackup{});
+    REQUIRE(copy);
+    CHECK_FALSE(copy->dump);
+    CHECK_THAT(copy->no_dump, Catch::Contains(why));
+    CHECK(volumes_in(world, file_of(*copy)) == Names{"base"});
+    CHECK(world.kernel.dumps.empty());
+    CHECK_FALSE(world.call(schemas::StoreList{})->backups.front().dump);
+}
+
+TEST_CASE("a comparison and a dump take turns at the one metadata snapshot", "[simulation][backup]") {
+    World world(few_pages_a_turn());
+    make_pool_and_base(world);
+    world.hold_commands(schemas::DumpMetadata::kType);
+    bool backed_up = false;
+    bool compared = false;
+    world.ask(schemas::StoreBackup{},
+              [&](const Answer& answer) { backed_up = body_of<schemas::StoreBackup>(answer).dump; });
+    world.run_until([&] { return world.held() > 0; });
+    world.ask(schemas::SystemFsck{},
+              [&](const Answer& answer) { compared = body_of<schemas::SystemFsck>(answer).pool_compared; });
+    world.run_for(5000);
+    CHECK_FALSE(compared);
+    world.let_go();
+    world.run_until([&] { return backed_up && compared; });
+    check_quiet(world);
+}
+
+TEST_CASE("the store is backed up by itself where something has changed", "[simulation][backup]") {
+    constexpr std::int64_t kMinute = 60 * 1000;
+    Options options = few_pages_a_turn();
+    SECTION("in its time") {
+        World world(options);
+        make_pool_and_base(world);
+        world.run_for(9 * kMinute);
+        CHECK(files_of_backups(world).empty());
+        world.run_for(2 * kMinute);  // Soon after a start.
+        REQUIRE(files_of_backups(world).size() == 1);
+        CHECK(volumes_in(world, files_of_backups(world).front()) == Names{"base"});
+        world.run_for(50 * kMinute);
+        world.run_for(50 * kMinute);
+        CHECK(files_of_backups(world).size() == 1);  // Nothing has changed.
+        REQUIRE(world.call(create("a", "base")));
+        world.run_for(50 * kMinute);
+        world.run_for(15 * kMinute);
+        REQUIRE(files_of_backups(world).size() == 2);
+        CHECK(volumes_in(world, files_of_backups(world).back()) == Names{"a", "base"});
+        CHECK(world.kernel.dumps.size() == 2);
+        check_quiet(world);
+    }
+    SECTION("again after one that failed") {
+        World world(options);
+        make_pool_and_base(world);
+        world.disk.free_bytes = 0;
+        world.run_for(11 * kMinute);
+        CHECK(files_of_backups(world).empty());
+        CHECK(has_finding(world, "store-backup "));
+        world.disk.free_bytes = 1ULL << 40U;
+        world.run_for(11 * kMinute);
+        CHECK_FALSE(has_finding(world, "store-backup "));
+        CHECK(files_of_backups(world).size() == 1);
+    }
+    SECTION("never, if that is wanted") {
+        options.manager.store_backup_ms = 0;
+        World world(options);
+        make_pool_and_base(world);
+        world.run_for(50 * kMinute);
+        world.run_for(50 * kMinute);
+        CHECK(files_of_backups(world).empty());
+    }
+}
+
 TEST_CASE("a backup for which there is no room is refused, and leaves nothing", "[simulation][backup]") {
     World world(few_pages_a_turn());
     make_pool_and_base(world);

@@ -337,7 +337,7 @@ TEST_CASE_METHOD(CommandsFixture, "store backup copies the service's file to whe
     CHECK(Json::parse(run({"store", "backup", file, "--force", "--json"}).out)["path"] == file);
     CHECK(text_of(file) == "the store");
     CHECK(run({"store", "backup", folder / "absent/file"}).code == 70);
-    CHECK(run({"store", "list"}).out == "12\t\t9 B\t0\t3\t" + copy.path + "\n");
+    CHECK(run({"store", "list"}).out == "12\t\t9 B\t0\t3\tno\t" + copy.path + "\n");
     CHECK(Json::parse(run({"store", "list", "--json"}).out)[0]["sequence"] == 12);
     // Neither a temporary file nor the other's.
     std::size_t files = 0;

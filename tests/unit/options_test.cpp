@@ -68,6 +68,19 @@ public:
 
 }  // namespace
 
+TEST_CASE("the time between backups is a duration, or 0 for never", "[options]") {
+    const TemporaryFolder folder;
+    const std::string file = folder / "c.toml";
+    const auto read = [&](const std::string& value) {
+        std::ofstream(file) << "store_backup = '" << value << "'\n";
+        return read_config(file);
+    };
+    CHECK(read("30m")->store_backup == "30m");
+    CHECK(read("0")->store_backup == "0");
+    CHECK_FALSE(read("soon"));
+    CHECK_FALSE(read("0s"));
+}
+
 TEST_CASE("without flags the defaults hold", "[options]") {
     const auto outcome = parse({});
     CHECK_FALSE(outcome.parsed.ends);

@@ -155,13 +155,16 @@ TEST_CASE("to look at a store makes and changes no file", "[store][backup]") {
 }
 
 TEST_CASE("a backup's file says which one it is", "[store][backup]") {
-    const std::string file = backup_file({12, "2026-11-28T16:41:17.123Z"});
+    const std::string file = backup_file({12, "2026-11-28T16:41:17.123Z", false});
     CHECK(file == "000012-20261128T164117Z.db");
     const auto name = parse_backup_file(file);
     REQUIRE(name);
     CHECK(name->sequence == 12);
     CHECK(name->taken_at == "2026-11-28T16:41:17Z");
-    CHECK(parse_backup_file(backup_file({12345678, name->taken_at}))->sequence == 12345678);
+    CHECK_FALSE(name->dump);
+    CHECK(parse_backup_file(backup_file({12345678, name->taken_at, false}))->sequence == 12345678);
+    CHECK(backup_stem(*name) == "000012-20261128T164117Z");
+    CHECK(parse_backup_file(backup_file({12, name->taken_at, true}))->dump);
     const std::string other = GENERATE("", "new.tmp", "000012-20261128T164117Z.db.tmp", "000012-20261128T164117Z.dc",
                                        "00x012-20261128T164117Z.db", "000012-20261128X164117Z.db", "12-a.db",
                                        "000012-2026112aT164117Z.db", "000012-20261128T164117Z.db-wal");

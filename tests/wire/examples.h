@@ -71,7 +71,9 @@ inline StoreCopy example_store_copy() {
             .pool_uuid = kExampleUuid,
             .transaction_id = 4503599627370497,
             .volumes = 12,
-            .damage = "it is no whole store"};
+            .damage = "it is no whole store",
+            .dump = true,
+            .no_dump = "the pool is not in service"};
 }
 
 inline PoolStatus::Reply example_pool_status() {
@@ -221,6 +223,12 @@ void for_each_device_message(Visitor&& visit) {
                   {.verdict = example_verdict(),
                    .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497}},
                    .more = true});
+    visit_message(visit,
+                  DumpMetadata{.pool = example_pool_ref(),
+                               .name = "000012-20261122T101112Z",
+                               .keep = {"000011-20261122T091112Z"},
+                               .release_held = true},
+                  {.verdict = example_verdict(), .bytes = 4711});
     visit_message(visit, CheckMetadata{.spec = example_pool_spec()}, {.sound = true, .report = "bad checksum"});
     visit_message(
         visit,
