@@ -9,6 +9,7 @@
 #   expect WHAT WANTED GOT      fails unless they are the same
 #   expect_match WHAT P GOT     fails unless GOT matches the pattern P
 #   wait_for SECONDS COMMAND... until COMMAND succeeds
+#   in_python FILE WORD...      one of the programs here, which starts and ends services of its own
 #   clean_up                    puts the pool away and checks that nothing is left of it, then stops the services
 #   fail WORD...                also in a subshell: the script ends with 1 then, whatever it does before
 # shellcheck shell=bash
@@ -79,6 +80,11 @@ stop_services() {
   wait "$up" || status=$?
   up=''
   return "$status"
+}
+
+in_python() {
+  command -v strace >/dev/null || fail 'strace is missing: apt-get install strace'
+  PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$root/tests/device/$1" "${@:2}" || fail "$1 ends with $?"
 }
 
 clean_up() {
