@@ -4,7 +4,7 @@ a while to start. Speaks ZMTP 3 (as a DEALER) and msgpack.
   service = Service(path of clients.sock)
   service.ask("volume.create", {"id": "a", "parent": "base"})    the reply's body; Refused if it is an error
 
-Like the command line it connects and asks again, under the same request id, for as long as there is time.
+It connects and asks again, under the same request id, for as long as there is time; also a service that ends.
 """
 import os
 import socket
@@ -146,6 +146,11 @@ class Service:
                     raise TimeoutError(f"{kind} {body}: no answer in {seconds} s") from None
                 time.sleep(0.005)
                 continue
-            if "error" in reply:
+            if "error" in reply and reply["error"]["code"] != "unavailable":
                 raise Refused(reply["error"])
-            return reply["body"]
+            if "body" in reply and not reply["body"].get("accepted"):
+                return reply["body"]
+            # By a service that ends: the next one has the answer.
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{kind} {body}: {reply}")
+            time.sleep(0.02)
