@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from lab import (DEVICE_CALLS, MOUNT_CALLS, Asking, Services, Trace, blocks_agree, dmsetup, expect, fail,
+from lab import (DEVICE_CALLS, MOUNT_CALLS, Asking, Process, Services, Trace, blocks_agree, dmsetup, expect, fail,
                  live_devices, read, signal_at, wait_for, write)
 
 KNOWN = ("aside", "base", "live")
@@ -173,7 +173,8 @@ class Recovery(Other):
     """A manager that starts: devices and mounts are listed, the label is read, the pool's id moved on, its thins listed."""
     def begin(self):
         super().begin()
-        self.victim = self.services.worker("device")
+        # Also if it is the watcher now: the next manager takes another one for that.
+        self.victim = Process(min(self.services.actors("device"), key=lambda actor: actor["incarnation"])["pid"])
 
     def provoke(self):
         self.services.manager().send(signal.SIGKILL)
