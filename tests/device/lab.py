@@ -202,7 +202,8 @@ def blocks_agree():
     pool = next(name for name in live_devices() if name.endswith("-pool"))
     metadata = subprocess.run(["losetup", "--noheadings", "--output", "NAME", "--associated", STATE + "/pool/metadata"],
                               check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    dmsetup("message", pool, "0", "reserve_metadata_snap")
+    wait_for("the metadata snapshot is held", 60, lambda: subprocess.run(  # A backup of the store holds it for a moment.
+        ["dmsetup", "message", pool, "0", "reserve_metadata_snap"], stderr=subprocess.DEVNULL).returncode == 0)
     dump = subprocess.run(["thin_dump", "--metadata-snap", metadata], check=True, stdout=subprocess.PIPE, text=True).stdout
     dmsetup("message", pool, "0", "release_metadata_snap")
     blocks = set()
