@@ -2,11 +2,15 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/codec.h"
 #include "common/sqlite.h"
 #include "common/thin_pool.h"
+#include "schemas/device_actor.h"
 #include "services/pool_manager/name_queue.h"
 #include "services/pool_manager/store.h"
 
@@ -122,6 +126,25 @@ Result<std::optional<DmInfo>> MutableDeviceMapper::find(const DmDevice& device) 
 
 int MutableDeviceMapper::create(const DmDevice& device, dev_t* number) {
     return FakeDeviceMapper::create(mutant("no_uuid") ? DmDevice{device.name, ""} : device, number);
+}
+
+std::optional<std::string> mutated_command(const schemas::Command& command) {
+    if (!mutant("label_only") || command.type != schemas::StartPool::kType) return std::nullopt;
+    auto start = *decode_as<schemas::StartPool>(command.body);
+    start.confirmed = 0;
+    start.planned = std::numeric_limits<std::uint64_t>::max();
+    return encode(start);
+}
+
+Result<std::string> mutated_reply(const schemas::Command& command, Result<std::string> reply) {
+    if (!mutant("sync_believed") || command.type != schemas::ReadPoolStatus::kType || !reply) return reply;
+    if (decode_as<schemas::ReadPoolStatus>(command.body)->superblock) return reply;
+    auto state = *decode_as<schemas::PoolState>(std::string_view(*reply));
+    for (const auto& [bad, good] : {std::pair(" ro ", " rw "), std::pair(" needs_check ", " - ")}) {
+        if (const auto at = state.status.find(bad); at != std::string::npos)
+            state.status.replace(at, std::string_view(bad).size(), good);
+    }
+    return encode(state);
 }
 
 Result<void> MutableFilesystems::remove_mount_point(const std::string& directory) {

@@ -3,8 +3,12 @@
 // linker wraps, a fake, the world): the product has no code for them.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <string_view>
 
+#include "common/result.h"
+#include "schemas/envelope.h"
 #include "tests/fakes/fake_device_mapper.h"
 #include "tests/fakes/hooked_filesystems.h"
 
@@ -22,6 +26,11 @@ public:
     // no_uuid: devices have a name only.
     [[nodiscard]] int create(const DmDevice& device, dev_t* number) override;
 };
+
+// label_only: a command to load the pool takes any superblock for its own. Nothing: the command is as it was.
+std::optional<std::string> mutated_command(const schemas::Command& command);
+// sync_believed: whatever is asked of the pool behind an umount, it has lost no commit.
+Result<std::string> mutated_reply(const schemas::Command& command, Result<std::string> reply);
 
 // no_rmdir: the directory of a mount stays.
 class MutableFilesystems : public HookedFilesystems {

@@ -7,16 +7,19 @@ shift
 mutants=("$@")
 if ((${#mutants[@]} == 0)); then
   mutants=(no_status_check only_rw_counts eexist_adopted first_eexist_retried id_reused pool_first answer_before_commit
-    swap_before_planned heads_not_only no_suspend no_uuid no_rmdir resend_on_timeout actors_not_asked)
+    swap_before_planned heads_not_only no_suspend no_uuid no_rmdir resend_on_timeout actors_not_asked label_only
+    sync_believed)
 fi
 
 export COWSLIP_SEEDS=300
 # The cases of the protocol itself: those of what came behind it take longer, and break no rule of these first.
-cases='~[identity]~[verdict]~[rebuild]~[repair]~[store]~[fsck]~[lifetime]'
+protocol='~[identity]~[verdict]~[rebuild]~[repair]~[store]~[fsck]~[lifetime]'
+declare -A others=([label_only]='[verdict]' [sync_believed]='[repair]')
 survived=()
 for mutant in "" "${mutants[@]}"; do
   begun=$EPOCHREALTIME
   status=0
+  cases=${others[${mutant:-none}]:-$protocol}
   output=$(COWSLIP_MUTANT=$mutant timeout 120 "$program" --abort "$cases" 2>/dev/null) || status=$?
   took=$(((${EPOCHREALTIME/./} - ${begun/./}) / 1000))
   if [[ -z $mutant ]]; then

@@ -496,7 +496,9 @@ CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command
             DeviceActor actor{dm, host};
         };
         const auto process = std::make_shared<Process>(kernel, call_faults);
-        CommandAnswer answer = process->actor.handle(command.type, command.body);
+        const auto other = mutated_command(command);
+        CommandAnswer answer = process->actor.handle(command.type, other ? decode(*other)->root() : command.body);
+        answer.body = mutated_reply(command, std::move(answer.body));
         if (answer.rest) answer.rest = [process, rest = answer.rest] { return rest(); };
         return answer;
     }
