@@ -27,7 +27,7 @@ using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLongestBackoff{5000};
-constexpr milliseconds kForgiven{10000};
+constexpr milliseconds kForgiven{2000};
 constexpr milliseconds kDoorInterval{20};     // Between looks at a door that is not open yet.
 constexpr milliseconds kStopPatience{12000};  // A service has 10 s to end what it has in hand.
 constexpr milliseconds kAnswerPatience{5000};

@@ -28,7 +28,7 @@
 namespace cowslip::ctl {
 
 // How long a service that died waits for its next start: not at all, then 100 ms, doubling to 5 s.
-// One that lived for 10 s is forgiven.
+// One that lived for 2 s is forgiven: it had come up.
 class Backoff {
 public:
     std::chrono::milliseconds after_death(std::chrono::milliseconds lived);

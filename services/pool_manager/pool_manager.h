@@ -117,7 +117,8 @@ public:
     bool ready() const { return ready_to_serve_; }
     // SIGTERM: admits nothing more. When `drained` (or out of patience), answer_all_waiting in a last turn.
     void stop_admitting();
-    bool drained() const { return count_operations(Role::request) == 0; }
+    // Without actors nothing goes on: they have ended with who started them.
+    bool drained() const { return count_operations(Role::request) == 0 || actors_.known().empty(); }
     // What has changed since the last backup into the pool is still being written there: worth some patience.
     bool is_backing_up() const;
     Outbox answer_all_waiting();

@@ -145,7 +145,8 @@ Result<void> Server::serve(int stop_fd) {
             spdlog::info("stopping");
         }
         const std::int64_t now_ms = time_now().monotonic_ms;
-        const bool patient = stop_at && manager_.is_backing_up() && now_ms < *stop_at - kStopMs + kLastBackupMs;
+        const bool patient = stop_at && manager_.is_backing_up() && !manager_.known_actors().empty() &&
+                             now_ms < *stop_at - kStopMs + kLastBackupMs;
         if (stop_at && ((manager_.drained() && !patient) || now_ms >= *stop_at)) {
             send(manager_.answer_all_waiting());
             if (clients_) clients_->linger(std::chrono::milliseconds(500));

@@ -222,6 +222,20 @@ TEST_CASE("a manager that stops admits nothing and answers everybody before it e
     check_quiet(world);
 }
 
+TEST_CASE("a manager that stops waits for actors, and not where there are none", "[manager]") {
+    // Bug: when the supervisor was killed, actors ended at once, and the manager waited 10 s for their answers.
+    const int count = GENERATE(0, 1);
+    World world({.seed = 1, .device_actors = count, .mount_actors = count});
+    world.run_for(1000);
+    world.hold_commands(schemas::CreatePool::kType);
+    schemas::PoolCreate request;
+    request.loop_bytes = 1024 * kMiB;
+    world.send_once(request);
+    world.run_for(100);
+    world.stop_admitting();
+    CHECK(world.drained() == (count == 0));
+}
+
 TEST_CASE("what no request is gets a named error and changes nothing", "[manager]") {
     World world({.seed = 1});
     make_pool_and_base(world);
