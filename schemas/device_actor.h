@@ -157,8 +157,9 @@ struct ReadPoolStatus {
     static constexpr const char* kType = "device.read_pool_status";
     using Reply = PoolState;  // `spec` empty.
     PoolRef pool;
-    bool superblock = false;  // Also read the superblock (of the metadata device in the live table).
-    MSGPACK_DEFINE_MAP(pool, superblock)
+    bool superblock = false;   // Also read the superblock (of the metadata device in the live table).
+    bool status_only = false;  // Of the reply only `loaded` and `status`: one call, for those who wait for it.
+    MSGPACK_DEFINE_MAP(pool, superblock, status_only)
 };
 
 // Counts the times and thin ids of a loop pool's metadata anew, while nobody has it loaded: the n-th

@@ -294,6 +294,12 @@ Result<schemas::PoolState> DeviceActor::discard_pool(const schemas::DiscardPool&
 
 Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPoolStatus& command) {
     const DmDevice pool = TRY(any_pool_device(command.pool));
+    if (command.status_only) {
+        schemas::PoolState state;
+        state.status = status_text(pool);
+        state.loaded = !state.status.empty();
+        return state;
+    }
     auto state = TRY(pool_state(pool));
     if (state.loaded && command.superblock) state.superblock = TRY(superblock(state.metadata_device));
     state.spec = {};

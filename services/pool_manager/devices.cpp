@@ -169,7 +169,7 @@ Task<void> PoolManager::end_writes(Operation& operation, std::uint32_t thin_id, 
     if (mounted) {
         Result<void> away = co_await unmount(operation, thin_id, force);
         if (!away) co_return away.error();
-        schemas::ReadPoolStatus command{pool_row_->spec.pool, false};
+        schemas::ReadPoolStatus command{pool_row_->spec.pool, false, true};
         Result<schemas::PoolState> seen = co_await tell(operation, ActorKind::device, Urgency::watching, command);
         pool_.intact = false;
         if (seen) take_status(operation, 0, seen->status);

@@ -138,7 +138,7 @@ std::optional<std::string> mutated_command(const schemas::Command& command) {
 
 Result<std::string> mutated_reply(const schemas::Command& command, Result<std::string> reply) {
     if (!mutant("sync_believed") || command.type != schemas::ReadPoolStatus::kType || !reply) return reply;
-    if (decode_as<schemas::ReadPoolStatus>(command.body)->superblock) return reply;
+    if (!decode_as<schemas::ReadPoolStatus>(command.body)->status_only) return reply;
     auto state = *decode_as<schemas::PoolState>(std::string_view(*reply));
     for (const auto& [bad, good] : {std::pair(" ro ", " rw "), std::pair(" needs_check ", " - ")}) {
         if (const auto at = state.status.find(bad); at != std::string::npos)

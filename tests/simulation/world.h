@@ -131,7 +131,6 @@ public:
     void put_store(const FakeDisk::Image& image);
     // SIGTERM; and what the process does last.
     void stop_admitting() { manager_->stop_admitting(); }
-    bool drained() const { return manager_->drained(); }
     void wake_manager() { turn(); }
     bool drained() const { return manager_->drained() && !manager_->is_backing_up(); }
     void answer_all_waiting() { send(manager_->answer_all_waiting()); }

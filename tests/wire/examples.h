@@ -185,7 +185,7 @@ void for_each_device_message(Visitor&& visit) {
     visit_message(visit,
                   DiscardPool{.spec = example_pool_spec(), .own_transaction_id = 4503599627370497, .thin_ids = {0, 1}},
                   state);
-    visit_message(visit, ReadPoolStatus{.pool = pool, .superblock = true}, state);
+    visit_message(visit, ReadPoolStatus{.pool = pool, .superblock = true, .status_only = true}, state);
     visit_message(visit, SetTransactionId{.pool = pool, .from = 4503599627370497, .to = 4503599627370498},
                   example_verdict());
     visit_message(visit, CreateThin{.pool = pool, .thin_id = 42}, example_verdict());
