@@ -57,8 +57,9 @@ Task<std::string> PoolManager::backup_store(Operation& operation, schemas::Store
 // Where something has changed since the last one.
 Task<std::string> PoolManager::back_up_now_and_then(Operation& operation) {
     const std::int64_t interval_ms = options_.store_backup_ms;
+    if (interval_ms <= 0) co_return "";
     std::int64_t wait_ms = std::min(interval_ms, kLookForChangesMs);
-    while (interval_ms > 0) {
+    for (;;) {
         co_await sleep_ms(wait_ms);
         wait_ms = store_changed_ ? interval_ms : std::min(interval_ms, kLookForChangesMs);
         if (!store_changed_) continue;
@@ -68,7 +69,6 @@ Task<std::string> PoolManager::back_up_now_and_then(Operation& operation) {
         find(FindingKind::store_backup, "", fmt::format("{}; it is tried again", made.error().message));
         wait_ms = std::min(interval_ms, kLookForChangesMs);
     }
-    co_return "";
 }
 
 Task<schemas::StoreCopy> PoolManager::back_up(Operation& operation) {

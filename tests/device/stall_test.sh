@@ -8,7 +8,7 @@
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
-points=${POINTS:-6} seed=${SEED:-$RANDOM}
+points=${POINTS:-3} seed=${SEED:-1}
 read -ra kinds <<<"${KINDS:-}"
 
 start_services --device-actors 2 --mount-actors 1

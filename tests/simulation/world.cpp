@@ -564,6 +564,7 @@ void World::actor_died(std::string name, std::string last_reply) {
 }
 
 bool World::is_cut_off(const std::string& volume) {
+    if (!manager_) return false;  // It died right behind its answer.
     const auto row = store_->find_volume(volume);
     return row && content(thin_dm_uuid(store_->pool()->spec.pool.uuid, row->thin_id)).cut_off;
 }
