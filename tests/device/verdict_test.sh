@@ -18,6 +18,22 @@ halt() {
   ask cleanup
   stop_services || fail 'the services did not end with 0'
 }
+# The same, with nobody asked: what was not written down yet never is.
+crash() {
+  kill -STOP "$up"
+  pkill -KILL -P "$up" || true
+  kill -KILL "$up"
+  wait "$up" 2>/dev/null || true
+  up=''
+  wait_for 20 remove_devices || fail "devices are left: $(dmsetup ls)"
+  losetup --list --noheadings --output NAME,BACK-FILE | grep -F " $folder/" | cut -d ' ' -f 1 | xargs losetup --detach
+}
+# Volumes before the pool that they hold. Called by wait_for.
+# shellcheck disable=SC2317
+remove_devices() {
+  dmsetup ls | cut -f 1 | grep '^cowslip-' | sort | xargs --no-run-if-empty --max-args=1 dmsetup remove 2>/dev/null || true
+  ! dmsetup ls | grep -q '^cowslip-'
+}
 field() { ask pool status --json | python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
 pool_device() { dmsetup ls | grep -o '^cowslip-[0-9a-f]*-pool'; }
 keep() { rm -rf "$1" && cp -a --sparse=always "$2" "$1"; }
@@ -180,7 +196,7 @@ wait_for 20 backed_up || fail 'no backup of the store is written'
 ask create five --parent one
 write five 'the fifth'
 fifth=$(ask show five --json | grep -o '"thin_id":[0-9]*')
-halt
+crash
 rm -rf "$store"
 start
 expect state none "$(field state)"
