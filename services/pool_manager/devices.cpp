@@ -150,12 +150,17 @@ Task<void> PoolManager::unmount_shut_down(Operation& operation, std::uint32_t th
     co_return co_await unmount_as_told(operation, thin_id, std::move(command));
 }
 
-// Of a mount that was written to, if it is there still: what it holds is kept, whatever becomes of the pool, or the
+// The end of a mount, if it is there still. `written`: what it holds is kept, whatever becomes of the pool, or the
 // error says that this is not so. After a commit that failed the kernel goes back to the last good one and lets writes
-// to what that maps through. A sync does not tell: ext4's journal takes no notice of a flush that fails, and
-// device-mapper carries out a write whose preflush has failed (6.1); so umount's own writes may free the journal of
-// what the pool has lost. Only a good status that was asked for behind the umount proves that no commit failed.
-Task<void> PoolManager::end_writes(Operation& operation, std::uint32_t thin_id, bool force) {
+// to what that maps through. A sync does not tell: ext4's journal takes no notice of a flush that fails
+// (jbd2_cleanup_journal_tail), and device-mapper carries out a write whose preflush has failed (dm_io_complete; both in
+// 6.1); so umount's own writes may free the journal of what the pool has lost. Only a good status that was asked for
+// behind the umount proves that no commit failed.
+Task<void> PoolManager::end_mount(Operation& operation, std::uint32_t thin_id, bool written, bool force) {
+    const auto device = devices_.find(thin_id);
+    const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
+    if (!written && !mounted) co_return {};
+    if (!written) co_return co_await unmount(operation, thin_id, force);
     const Error lost{
         Errc::needs_repair,
         fmt::format("the pool could not write its metadata while '{}' was mounted, so its last writes may be "
@@ -163,8 +168,6 @@ Task<void> PoolManager::end_writes(Operation& operation, std::uint32_t thin_id, 
                     operation.subject, operation.subject)};
     const bool was_intact = pool_.intact;
     if (!was_intact && !force) co_return lost;
-    const auto device = devices_.find(thin_id);
-    const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
     if (mounted && !was_intact) co_return co_await unmount(operation, thin_id, force);
     if (mounted) {
         Result<void> away = co_await unmount(operation, thin_id, force);

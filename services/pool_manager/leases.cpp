@@ -134,12 +134,7 @@ Task<void> PoolManager::let_go(Operation& operation, VolumeRow row, bool written
     const NameLock thin = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
     const auto device = devices_.find(row.thin_id);
     const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
-    Result<void> away;
-    if (written) {
-        away = co_await end_writes(operation, row.thin_id, force);
-    } else if (mounted) {
-        away = co_await unmount(operation, row.thin_id, force);
-    }
+    Result<void> away = co_await end_mount(operation, row.thin_id, written, force);
     if (away && !mounted) co_return co_await deactivate(operation, row.thin_id);
     if (away) now_idle(row.thin_id);
     co_return away;

@@ -601,10 +601,9 @@ Task<std::string> PoolManager::put_away_for_good(Operation& operation, std::uint
     const bool mounted = device != devices_.end() && !device->second.mount_path.empty();
     if (leased == Leased::evicted && mounted) {
         away = co_await unmount_shut_down(operation, thin_id);
-    } else if (may_have_written(store_.leases(thin_id))) {
-        away = co_await end_writes(operation, thin_id, leased == Leased::evicted);
-    } else if (mounted) {
-        away = co_await unmount(operation, thin_id, false);
+    } else {
+        away =
+            co_await end_mount(operation, thin_id, may_have_written(store_.leases(thin_id)), leased == Leased::evicted);
     }
     if (away) away = co_await deactivate(operation, thin_id);
     if (!away) {

@@ -295,7 +295,7 @@ private:
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, std::string directory, bool force);
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, bool force);
     Task<void> unmount_shut_down(Operation& operation, std::uint32_t thin_id);
-    Task<void> end_writes(Operation& operation, std::uint32_t thin_id, bool force);
+    Task<void> end_mount(Operation& operation, std::uint32_t thin_id, bool written, bool force);
     Task<void> unmount_as_told(Operation& operation, std::uint32_t thin_id, schemas::Unmount command);
     void now_idle(std::uint32_t thin_id);
     void put_away_idle();
