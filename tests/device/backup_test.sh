@@ -16,18 +16,6 @@ status_of() {
   ask "$@" >"$folder/out" 2>&1 || status=$?
   echo "$status"
 }
-write() {
-  local path
-  path=$(ask get "$1")
-  echo "$2" >"$path/name"
-  ask put "$1"
-}
-read_back() {
-  local path
-  path=$(ask get "$1")
-  cat "$path/name"
-  ask put "$1"
-}
 # Of all files below the store but what a process that runs writes: their names, sizes, times and contents.
 traces() { (cd "$store" && find . -type f -exec stat --format '%n %s %y' {} + -exec sha256sum {} + | sort); }
 

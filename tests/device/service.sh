@@ -6,6 +6,8 @@
 #   start_services [OPTION...]  `cowslip up`, until it answers; its process is $up, what it says is in $folder/up.log
 #   stop_services               by SIGTERM; fails unless it ends with 0
 #   ask ARGUMENT...             the command line, bounded
+#   write VOLUME TEXT           puts a text into it, which
+#   read_back VOLUME [OPTION]   prints again, with the option for its get
 #   expect WHAT WANTED GOT      fails unless they are the same
 #   expect_match WHAT P GOT     fails unless GOT matches the pattern P
 #   wait_for SECONDS COMMAND... until COMMAND succeeds
@@ -52,6 +54,19 @@ tidy() {
 trap tidy EXIT
 
 ask() { timeout 310 cowslip --timeout 300s "$@"; }
+
+write() {
+  local path
+  path=$(ask get "$1")
+  echo "$2" >"$path/name"
+  ask put "$1"
+}
+read_back() {
+  local path
+  path=$(ask get "$1" "${@:2}")
+  cat "$path/name"
+  ask put "$1"
+}
 
 expect() { [[ $2 == "$3" ]] || fail "$1: wanted '$2', got '$3'"; }
 # shellcheck disable=SC2053  # A pattern is meant.

@@ -55,19 +55,6 @@ expect_frozen() {
 backed_up() { ask status --json | grep -q '"store_backups":[1-9]'; }
 names() { ask ls | cut -f 1 | sort | tr '\n' ' '; }
 
-write() {
-  local path
-  path=$(ask get "$1")
-  echo "$2" >"$path/name"
-  ask put "$1"
-}
-read_back() {
-  local path
-  path=$(ask get "$1" "${@:2}")
-  cat "$path/name"
-  ask put "$1"
-}
-
 start
 ask pool create --loop 1G
 expect verdict normal "$(field verdict)"
