@@ -64,6 +64,7 @@ TEST_CASE("X33: a restored store serves nothing of the pool, at this start and a
     // Nothing has happened since: by ids and lists alone it belongs to its pool.
     const std::string backup = bytes_of_backup(world);
     if (power_cut) world.cut_power();
+    const std::uint64_t loads = world.kernel.effects["load"];
     restore(world, backup);
     CHECK(world.store().store_uuid() != uuid);
     CHECK(pool_now(world).state == "frozen");
@@ -81,6 +82,7 @@ TEST_CASE("X33: a restored store serves nothing of the pool, at this start and a
     world.run_for(5000);
     check_nothing_is_served(world);
     CHECK(world.kernel.effects["message"] == messages);
+    CHECK(world.kernel.effects["load"] == loads);
     REQUIRE(world.call(schemas::PoolRebuild{}));
     CHECK(pool_now(world).state == "ready");
     CHECK(pool_now(world).verdict == "normal");
