@@ -1,5 +1,6 @@
 #include "services/mount_actor/block_device.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -60,6 +61,18 @@ Result<dev_t> find_device(const schemas::DeviceRef& device) {
         return Error{Errc::invalid_argument, fmt::format("{}: it is '{}', not '{}'", what, uuid, device.dm_uuid)};
     }
     return status.st_rdev;
+}
+
+Result<Fd> open_pinned(const schemas::DeviceRef& device, int flags) {
+    const dev_t expected = TRY(find_device(device));
+    Fd pin(open(device.path.c_str(), flags | O_CLOEXEC));
+    if (!pin && errno == EBUSY) return Error{Errc::in_use, fmt::format("device '{}': it is in use", device.path)};
+    if (!pin) return errno_error(errno, fmt::format("open '{}'", device.path));
+    struct stat status {};
+    if (fstat(pin.get(), &status) != 0 || status.st_rdev != expected || dm_uuid_of(expected) != device.dm_uuid) {
+        return Error{Errc::invalid_argument, fmt::format("device '{}': it changed", device.path)};
+    }
+    return pin;
 }
 
 }  // namespace cowslip

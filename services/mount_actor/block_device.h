@@ -25,4 +25,7 @@ Result<std::uint64_t> size_bytes_of(dev_t device);
 // unavailable: there is no such path.
 Result<dev_t> find_device(const schemas::DeviceRef& device);
 
+// Opens it, and it is that one: while it is open, the number cannot change hands. in_use with O_EXCL: somebody has it.
+Result<Fd> open_pinned(const schemas::DeviceRef& device, int flags);
+
 }  // namespace cowslip

@@ -14,6 +14,7 @@
 
 #include "services/mount_actor/block_device.h"
 #include "services/mount_actor/kernel_log.h"
+#include "services/mount_actor/torn_superblock.h"
 
 namespace cowslip {
 
@@ -98,16 +99,11 @@ int configure(const Fd& context, const schemas::DeviceRef& device, const std::st
     return create(context) == 0 ? 0 : errno;
 }
 
-}  // namespace
-
-Result<DetachedMount> mount_detached(const schemas::DeviceRef& device, const std::string& fs,
-                                     const MountOptions& options) {
-    const dev_t expected = TRY(find_device(device));
-    const std::string kernel_name = TRY(kernel_name_of(expected));
-    const std::string what = fmt::format("mount {} on '{}'", fs, device.path);
-
+// A context whose file system the kernel has read, and found good.
+Result<Fd> read_filesystem(const schemas::DeviceRef& device, const std::string& fs, const MountOptions& options,
+                           const std::string& kernel_name, const std::string& what) {
     const KernelLog log;
-    const Fd context(fsopen(fs.c_str()));
+    Fd context(fsopen(fs.c_str()));
     if (!context && errno == ENODEV) {
         return Error{Errc::unimplemented, fmt::format("{}: this kernel has no {}: modprobe {}", what, fs, fs)};
     }
@@ -116,6 +112,31 @@ Result<DetachedMount> mount_detached(const schemas::DeviceRef& device, const std
         const std::string logged = log.about(kernel_name);
         return explain(number, what, context_messages(context) + (logged.empty() ? "" : ": " + logged), options);
     }
+    return context;
+}
+
+}  // namespace
+
+Result<DetachedMount> mount_detached(const schemas::DeviceRef& device, const std::string& fs,
+                                     const MountOptions& options) {
+    const dev_t expected = TRY(find_device(device));
+    const std::string kernel_name = TRY(kernel_name_of(expected));
+    const std::string what = fmt::format("mount {} on '{}'", fs, device.path);
+
+    auto found = read_filesystem(device, fs, options, kernel_name, what);
+    if (!found && found.error().code == Errc::needs_repair && fs == "ext4") {
+        const auto mended = mend_torn_superblock(device);
+        if (!mended) {
+            Error error = std::move(found).error();
+            error.message += "; " + mended.error().message;
+            return error;
+        }
+        if (*mended) {
+            spdlog::warn("event=superblock_mended device={} error=\"{}\"", device.path, found.error().message);
+            found = read_filesystem(device, fs, options, kernel_name, what);
+        }
+    }
+    const Fd context = TRY(std::move(found));
     // Reading must not cost a volume blocks of the pool: with the kernel's default (relatime), the
     // first read of each file in a clone would write its inode, and so copy a shared block.
     const unsigned int attributes = MOUNT_ATTR_NOATIME | (options.read_only ? MOUNT_ATTR_RDONLY : 0U);

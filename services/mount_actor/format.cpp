@@ -84,19 +84,6 @@ Error tool_error(const std::string& what, const ProcessResult& result) {
                  fmt::format("{}: exit status {}: {}", what, result.exit_status, words)};
 }
 
-// While it is open, the number cannot change hands.
-Result<Fd> open_pinned(const schemas::DeviceRef& device, int flags) {
-    const dev_t expected = TRY(find_device(device));
-    Fd pin(open(device.path.c_str(), flags | O_CLOEXEC));
-    if (!pin && errno == EBUSY) return Error{Errc::in_use, fmt::format("device '{}': it is in use", device.path)};
-    if (!pin) return errno_error(errno, fmt::format("open '{}'", device.path));
-    struct stat status {};
-    if (fstat(pin.get(), &status) != 0 || status.st_rdev != expected || dm_uuid_of(expected) != device.dm_uuid) {
-        return Error{Errc::invalid_argument, fmt::format("device '{}': it changed", device.path)};
-    }
-    return pin;
-}
-
 // A device that an interrupted mkfs has written to is no longer all zeros, and does not show it: the
 // superblock comes last. On a fresh thin device this costs next to nothing.
 Result<void> discard_all(const Fd& writable, std::uint64_t size) {

@@ -80,15 +80,21 @@ remove_parts() {
   ((${#names[@]} == 0)) || dmsetup remove "${names[@]}"
 }
 
-# The supervisor is stopped first, so that it starts nobody again.
+# shellcheck disable=SC2317  # Called by try_to.
+are_gone() { ! ps --no-headers -p "$1" >/dev/null; }
+
+# The supervisor is stopped first, so that it starts nobody again. Who is in a system call ends when that does, and what
+# it mounts is there by then.
 stop_services() {
-  local path
+  local path pids
   if [[ -n $up ]]; then
     kill -STOP "$up"
+    pids=$(pgrep -d, -P "$up" || true)
     pkill -KILL -P "$up" || true
     kill -KILL "$up"
     wait "$up" 2>/dev/null || true
     up=''
+    [[ -z $pids ]] || try_to are_gone "$pids"
   fi
   while read -r _ path _; do
     case $path in "$state"/mnt/*) try_to umount "$path" ;; esac
