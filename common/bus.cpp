@@ -339,7 +339,10 @@ BusSocket& BusSocket::operator=(BusSocket&&) noexcept = default;
 BusSocket::~BusSocket() = default;
 
 void BusSocket::linger(std::chrono::milliseconds most) {
-    impl_->socket.set(zmq::sockopt::linger, static_cast<int>(most.count()));
+    try {
+        impl_->socket.set(zmq::sockopt::linger, static_cast<int>(most.count()));
+    } catch (const zmq::error_t&) {  // Then it does not linger.
+    }
 }
 
 Result<ServerSocket> ServerSocket::bind(BusContext& context, const std::string& path, mode_t mode) {

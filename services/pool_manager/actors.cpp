@@ -77,6 +77,15 @@ void Actors::on_gone(const std::string& incarnation) {
     choose_watcher();
 }
 
+// Unless it has said HELLO since, and what it does now is another copy.
+void Actors::on_not_taken(const Outgoing& command) {
+    const auto found = actors_.find(command.incarnation);
+    if (found == actors_.end() || found->second.doing == nullptr) return;
+    if (found->second.doing->wanted.frame != command.frame) return;
+    Pending& pending = *std::exchange(found->second.doing, nullptr);
+    queues_[{pending.wanted.kind, pending.wanted.urgency}].push_front(&pending);
+}
+
 void Actors::choose_watcher() {
     const auto is_device = [](const auto& entry) { return entry.second.kind == ActorKind::device; };
     if (std::count_if(actors_.begin(), actors_.end(), is_device) < 2) {

@@ -99,15 +99,17 @@ public:
     void on_hello(const schemas::Hello& hello, std::int64_t now_ms);
     void on_reply(const std::string& incarnation, const schemas::CommandReply& reply);
     void on_gone(const std::string& incarnation);
+    struct Outgoing {
+        std::string incarnation;
+        std::string frame;
+    };
+    // It was not sent: it is the next one that an idle actor gets.
+    void on_not_taken(const Outgoing& command);
 
     // Everyone whose lock is worth a look.
     std::vector<std::string> known() const;
     bool has(ActorKind kind) const;
 
-    struct Outgoing {
-        std::string incarnation;
-        std::string frame;
-    };
     // Gives waiting commands to idle actors; to be called once a turn, after all else.
     std::vector<Outgoing> assign(std::int64_t now_ms);
 

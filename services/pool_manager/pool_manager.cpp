@@ -71,6 +71,7 @@ Outbox PoolManager::turn(const std::vector<Input>& inbox, Time now) {
             actors_.on_gone(gone->incarnation);
             actors_changed_.notify_all();
         }
+        if (const auto* refused = std::get_if<NotTaken>(&input)) actors_.on_not_taken(refused->command);
         keep();
         run_ready();
     }

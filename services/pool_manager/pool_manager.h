@@ -53,7 +53,10 @@ struct FromActor {
 struct ActorGone {
     std::string incarnation;  // Its lock is free: it and its children are dead.
 };
-using Input = std::variant<FromClient, FromActor, ActorGone>;
+struct NotTaken {  // A command of the outbox that the bus did not take: nobody has seen it.
+    Actors::Outgoing command;
+};
+using Input = std::variant<FromClient, FromActor, ActorGone, NotTaken>;
 
 struct Outbox {
     struct ToClient {

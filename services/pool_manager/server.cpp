@@ -86,15 +86,18 @@ void Server::look_for_dead_actors(std::vector<Input>& inbox) {
         return;
     }
     next_look_ms_ = now + (now < look_closely_until_ms_ ? kCloseLookMs : kLookMs);
+    for (auto& command : std::exchange(not_taken_, {})) inbox.emplace_back(NotTaken{std::move(command)});
     for (const std::string& incarnation : manager_.known_actors()) {
         if (actor_is_gone(folder_.actors(), incarnation)) inbox.emplace_back(ActorGone{incarnation});
     }
 }
 
 void Server::send(const Outbox& outbox) {
-    for (const auto& [incarnation, frame] : outbox.commands) {
-        // Not taken: its connection is gone, so its HELLO or its free lock brings the command back.
-        if (actors_.send(incarnation, frame) != Sent::done) spdlog::warn("command not taken by actor={}", incarnation);
+    for (const auto& command : outbox.commands) {
+        if (actors_.send(command.incarnation, command.frame) == Sent::done) continue;
+        spdlog::warn("command not taken by actor={}", command.incarnation);
+        not_taken_.push_back(command);  // Not at once: it may be there still when its connection is gone.
+        next_look_ms_ = std::min(next_look_ms_, time_now().monotonic_ms + kCloseLookMs);
     }
     for (const auto& [peer, payload] : outbox.replies) {
         if (clients_ && clients_->send(peer, payload) == Sent::full)

@@ -40,6 +40,7 @@ private:
     ServerSocket actors_;
     PublisherSocket events_;
     std::optional<ServerSocket> clients_;
+    std::vector<Actors::Outgoing> not_taken_;  // Since the last look.
     std::int64_t next_heartbeat_ms_ = 0;
     std::int64_t next_look_ms_ = 0;
     std::int64_t look_closely_until_ms_ = 0;

@@ -183,6 +183,7 @@ Options random_options(std::uint64_t seed) {
                       .actor_stalls = up_to(0.05),
                       .slow_reply = up_to(0.2),
                       .repeat_reply = up_to(0.2),
+                      .refuse_command = seed % 5 == 1 ? up_to(0.05) : 0,
                       .break_connection = seed % 5 == 0 ? up_to(0.05) : 0,
                       .manager_dies = up_to(0.01),
                       .power_cut = seed % 3 == 0 ? up_to(0.002) : 0,

@@ -301,7 +301,10 @@ void World::turn() {
 void World::send(const Outbox& outbox) {
     for (const auto& [name, frame] : outbox.commands) {
         const auto addressed = actors_.find(name);
-        if (addressed == actors_.end()) continue;
+        if (addressed == actors_.end() || chance(options_.faults.refuse_command)) {
+            at(20, [this, name = name, frame = frame] { deliver(NotTaken{{name, frame}}); });
+            continue;
+        }
         if (chance(options_.faults.break_connection)) {
             reconnect(name);
             continue;

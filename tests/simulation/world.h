@@ -42,6 +42,7 @@ struct Faults {
     double actor_stalls = 0;      // Per command, for up to 20 s.
     double slow_reply = 0;        // An actor's reply is under way for up to 3 s: others overtake it.
     double repeat_reply = 0;      // An actor's reply comes again, up to 10 s later.
+    double refuse_command = 0;    // By the bus, per command: the connection is as it was.
     double break_connection = 0;  // Of an actor, per command or reply: that is lost, and it says HELLO again.
     double manager_dies = 0;      // Per turn.
     double power_cut = 0;         // Per turn.
