@@ -6,7 +6,7 @@
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
-times=${TIMES:-1} most=${MOST:-40} known=${KNOWN:-1000} seed=${SEED:-1}
+times=${TIMES:-5} most=${MOST:-1000000} known=${KNOWN:-1000} seed=${SEED:-1}
 
 start_services --device-actors 2 --mount-actors 1
 ask pool create --loop 2G
