@@ -30,7 +30,7 @@ struct PoolSpec {
     std::string backing;    // "loop": files DIR/pool/{data,metadata}, "pair" or "adopted".
     std::string data_path;  // pair: the block devices. loop: empty.
     std::string metadata_path;
-    std::uint64_t data_sectors = 0;  // loop: sizes of the files. pair: 0 = all of the device.
+    std::uint64_t data_sectors = 0;  // The least that must be there: loop: of the files, pair: of the devices.
     std::uint64_t metadata_sectors = 0;
     std::uint32_t block_sectors = 128;
     std::uint64_t low_water_blocks = 0;
@@ -105,7 +105,8 @@ struct InspectPool {
 
 // Loads the pool's table if it is not loaded; attaches loop files first. Before any load the
 // superblock must be valid with a transaction id in [confirmed, planned], or needs_repair. With read_only the kernel
-// changes nothing of the pool, so any transaction id will do.
+// changes nothing of the pool, so any transaction id will do. Files or devices that are larger than `spec` says are
+// taken up: the pool may have grown just before somebody died.
 // A pool that is loaded but suspended (its actor died in a reload) is resumed. Adopted: only checked.
 struct StartPool {
     static constexpr const char* kType = "device.start_pool";
@@ -151,6 +152,17 @@ struct DiscardPool {
     std::uint64_t own_transaction_id = 0;   // As in CreatePool.
     std::vector<std::uint32_t> thin_ids{};  // Adopted: those that we have made in it, to be deleted.
     MSGPACK_DEFINE_MAP(spec, own_transaction_id, thin_ids)
+};
+
+// Makes a loaded pool as large as what it lies on, while it is used: of a loop pool the files are first made as large
+// as `spec` has them, durably; of a pair the devices count as they are. Never smaller. The pool is suspended meanwhile,
+// without a flush, and is resumed on every path. With needs_check the kernel takes up nothing before the next load.
+// no_space: the file system has less than the files may come to take and the 64 MiB that stay free; nothing was done.
+struct GrowPool {
+    static constexpr const char* kType = "device.grow_pool";
+    using Reply = PoolState;
+    PoolSpec spec;
+    MSGPACK_DEFINE_MAP(spec)
 };
 
 struct ReadPoolStatus {

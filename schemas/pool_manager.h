@@ -25,6 +25,15 @@ struct Usage {
     MSGPACK_DEFINE_MAP(used_bytes, total_bytes)
 };
 
+// How far a pool may go.
+struct PoolLimits {
+    std::uint64_t max_bytes = 0;        // Of data, to which it grows by itself. 0: it does not grow by itself.
+    std::uint64_t grow_step_bytes = 0;  // By so much each time, when less than half of it is free.
+    std::uint64_t min_free_bytes = 0;   // Of data: with less no volume is made. Default 1 % of it, at most 1 GiB.
+    std::uint64_t min_free_metadata_bytes = 0;  // Likewise, of metadata. Default a fifth of them.
+    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes)
+};
+
 struct PoolStatus : NoFields {
     static constexpr const char* kType = "pool.status";
     struct Reply {
@@ -45,9 +54,10 @@ struct PoolStatus : NoFields {
         std::string backing;                // loop, pair or adopted.
         std::string data_device;
         std::string metadata_device;
+        PoolLimits limits;  // Those in force.
         std::vector<std::string> warnings;
         MSGPACK_DEFINE_MAP(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data,
-                           metadata, volumes, snapshots_taken, low_water, backing, data_device, metadata_device,
+                           metadata, volumes, snapshots_taken, low_water, backing, data_device, metadata_device, limits,
                            warnings)
     };
 };
@@ -65,8 +75,9 @@ struct PoolCreate {
     std::string adopt;  // dm name of an existing thin-pool.
     bool force = false;
     bool accept_no_zeroing = false;
+    PoolLimits limits;  // max_bytes and grow_step_bytes: only of a pool in files.
     MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
-                       accept_no_zeroing)
+                       accept_no_zeroing, limits)
 };
 
 struct PoolStart {
@@ -75,6 +86,22 @@ struct PoolStart {
     bool read_only =
         false;  // Nothing of the pool is changed, so one that is frozen can be looked at; until it is stopped.
     MSGPACK_DEFINE_MAP(read_only)
+};
+
+// Makes the pool larger while it is used: a pool in files as large in all as is said here (0: as it is), one on two
+// devices as large as these have become. invalid_argument: smaller than now, or an adopted pool, which is its owner's
+// to grow. no_space: the file system under the files has too little room. Crash: the old or the new size, and it goes
+// on.
+struct PoolGrow {
+    static constexpr const char* kType = "pool.grow";
+    struct Reply {
+        bool changed = false;
+        PoolStatus::Reply pool;
+        MSGPACK_DEFINE_MAP(changed, pool)
+    };
+    std::uint64_t data_bytes = 0;
+    std::uint64_t metadata_bytes = 0;
+    MSGPACK_DEFINE_MAP(data_bytes, metadata_bytes)
 };
 
 // Makes the store anew from what the pool has: names from the newest backup in it (and from the store, where that is an

@@ -22,6 +22,7 @@ CREATE TABLE pool (
     state         TEXT NOT NULL CHECK (state = 'formatting' OR state = 'ready' OR state = 'stopped' OR
                                        state = 'needs_repair'),
     spec          BLOB NOT NULL,      -- schemas::PoolSpec, msgpack.
+    limits        BLOB NOT NULL,      -- schemas::PoolLimits, msgpack.
     tag           INTEGER NOT NULL CHECK (tag BETWEEN 1 AND 1048575),
     -- Transaction ids are tag<<32 | generation. Each status ever read shows one in [confirmed,
     -- planned]: planned is committed before its compare-and-swap is sent, confirmed when a good
@@ -58,7 +59,7 @@ CREATE TABLE volume (
 CREATE TABLE operation (
     number        INTEGER PRIMARY KEY,
     type          TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool' OR
-                                       type = 'rewind'),
+                                       type = 'rewind' OR type = 'grow'),
     thin_id       INTEGER,            -- Of the volume; NULL for the pool.
     request_id    TEXT,               -- Whose answer is owed; NULL once answered, or nobody's.
     body          BLOB NOT NULL,      -- The request's body, msgpack.

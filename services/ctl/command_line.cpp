@@ -135,10 +135,17 @@ void Grammar::add_pool_commands() {
     text(create, "--adopt", arguments_.adopt, "take over an existing, empty thin-pool", "DMNAME");
     text(create, "--metadata-size", arguments_.metadata_size, "with --loop; default: from its size", "SIZE");
     text(create, "--block-size", arguments_.block_size, "default 64K", "SIZE");
+    text(create, "--max-size", arguments_.max_size, "with --loop: the pool grows by itself, up to this", "SIZE");
+    text(create, "--grow-step", arguments_.grow_step, "by so much each time; default a quarter of --loop", "SIZE");
+    text(create, "--min-free", arguments_.min_free, "with less data free no volume is made; default 1 %", "SIZE");
+    text(create, "--min-free-metadata", arguments_.min_free_metadata, "likewise; default a fifth", "SIZE");
     create->add_flag("--force", arguments_.force, "even where the devices hold something");
     create->add_flag("--accept-no-zeroing", arguments_.accept_no_zeroing,
                      "adopt a pool that shows new volumes the data of old ones");
     command(*pool, "status", pool_status, "state, space and limits of the pool");
+    CLI::App* grow = command(*pool, "grow", pool_grow, "make the pool larger, while it is used");
+    text(grow, "--data", arguments_.data_size, "its data in all; of a pool in files", "SIZE");
+    text(grow, "--metadata", arguments_.metadata_size, "its metadata in all; likewise", "SIZE");
     command(*pool, "rewind", pool_rewind, "open the limits of a stopped pool's life again");
     CLI::App* start = command(*pool, "start", pool_start, "bring a stopped pool back into service");
     start->add_flag("--read-only", arguments_.read_only, "without any change to it, also if it is frozen");

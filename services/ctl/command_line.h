@@ -33,6 +33,11 @@ struct Arguments {
     std::string loop_size;
     std::string metadata_size;
     std::string block_size;
+    std::string data_size;
+    std::string max_size;
+    std::string grow_step;
+    std::string min_free;
+    std::string min_free_metadata;
     std::string data_device;
     std::string metadata_device;
     std::string adopt;

@@ -12,6 +12,7 @@ namespace cowslip::ctl {
 // pool_commands.cpp
 Result<int> pool_create(Session& session, const Arguments& arguments);
 Result<int> pool_status(Session& session, const Arguments& arguments);
+Result<int> pool_grow(Session& session, const Arguments& arguments);
 Result<int> pool_rewind(Session& session, const Arguments& arguments);
 Result<int> pool_start(Session& session, const Arguments& arguments);
 Result<int> pool_rebuild(Session& session, const Arguments& arguments);

@@ -34,6 +34,12 @@ Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply&
     table.add({"snapshots taken", fmt::format("{} of 16777215", pool.snapshots_taken)});
     table.add({"transaction id", std::to_string(pool.transaction_id)});
     table.add({"low water", fmt::format("{} blocks", pool.low_water)});
+    if (pool.limits.max_bytes != 0) {
+        table.add({"grows", fmt::format("by itself up to {}, by {} each time", console.size(pool.limits.max_bytes),
+                                        console.size(pool.limits.grow_step_bytes))});
+    }
+    table.add({"kept free", fmt::format("{} of data, {} of metadata", console.size(pool.limits.min_free_bytes),
+                                        console.size(pool.limits.min_free_metadata_bytes))});
     table.add({"backing", pool.backing});
     table.add({"data device", pool.data_device});
     table.add({"metadata device", pool.metadata_device});
@@ -73,6 +79,14 @@ Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments) {
     if (!arguments.loop_size.empty()) request.loop_bytes = TRY(parse_size(arguments.loop_size));
     if (!arguments.metadata_size.empty()) request.metadata_bytes = TRY(parse_size(arguments.metadata_size));
     if (!arguments.block_size.empty()) request.block_size_bytes = TRY(parse_size(arguments.block_size));
+    const auto take = [](const std::string& text, std::uint64_t& size) -> Result<void> {
+        if (!text.empty()) size = TRY(parse_size(text));
+        return {};
+    };
+    TRY(take(arguments.max_size, request.limits.max_bytes));
+    TRY(take(arguments.grow_step, request.limits.grow_step_bytes));
+    TRY(take(arguments.min_free, request.limits.min_free_bytes));
+    TRY(take(arguments.min_free_metadata, request.limits.min_free_metadata_bytes));
     request.data_device = arguments.data_device;
     request.metadata_device = arguments.metadata_device;
     request.adopt = arguments.adopt;
@@ -92,6 +106,23 @@ Result<int> pool_create(Session& session, const Arguments& arguments) {
 
 Result<int> pool_status(Session& session, const Arguments& /*arguments*/) {
     return print_pool(session.console(), TRY(session.call(schemas::PoolStatus{}, "read the pool's status")));
+}
+
+Result<int> pool_grow(Session& session, const Arguments& arguments) {
+    schemas::PoolGrow request;
+    if (!arguments.data_size.empty()) request.data_bytes = TRY(parse_size(arguments.data_size));
+    if (!arguments.metadata_size.empty()) request.metadata_bytes = TRY(parse_size(arguments.metadata_size));
+    const auto reply = TRY(session.call(request, "make the pool larger"));
+    const Console& console = session.console();
+    if (console.json) {
+        console.print(to_json(reply));
+        return 0;
+    }
+    console.note(fmt::format("pool '{}' has {}{} of data and {} of metadata", reply.pool.name,
+                             reply.changed ? "" : "already ", console.size(reply.pool.data.total_bytes),
+                             console.size(reply.pool.metadata.total_bytes)));
+    for (const auto& warning : reply.pool.warnings) console.note("warning: " + warning);
+    return 0;
 }
 
 Result<int> pool_rewind(Session& session, const Arguments& /*arguments*/) {

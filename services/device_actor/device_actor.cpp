@@ -62,6 +62,7 @@ CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& 
     offer(&DeviceActor::inspect_pool);
     offer(&DeviceActor::examine_pool);
     offer(&DeviceActor::start_pool);
+    offer(&DeviceActor::grow_pool);
     offer(&DeviceActor::stop_pool);
     offer(&DeviceActor::discard_pool);
     offer(&DeviceActor::read_pool_status);

@@ -37,6 +37,7 @@ public:
     Result<schemas::PoolState> inspect_pool(const schemas::InspectPool& command);
     Result<schemas::ExaminePool::Reply> examine_pool(const schemas::ExaminePool& command);
     Result<schemas::PoolState> start_pool(const schemas::StartPool& command);
+    Result<schemas::PoolState> grow_pool(const schemas::GrowPool& command);
     Result<schemas::PoolState> stop_pool(const schemas::StopPool& command);
     Result<schemas::PoolState> discard_pool(const schemas::DiscardPool& command);
     Result<schemas::PoolState> read_pool_status(const schemas::ReadPoolStatus& command);
@@ -87,6 +88,9 @@ private:
     Result<void> remove_half_made(const DmDevice& pool);
     enum class Load : std::uint8_t { writable, read_only };
     Result<void> load_pool(const schemas::PoolSpec& spec, const Backing& backing, Load load);
+
+    Result<void> load_longer(const DmDevice& pool, const schemas::PoolState& state, const schemas::PoolSpec& wanted);
+    int suspend_and_resume(const DmDevice& pool);
 
     Result<schemas::Verdict> with_thin(const schemas::Activate& activation,
                                        const std::function<int(const std::string& path)>& use);

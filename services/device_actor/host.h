@@ -21,9 +21,12 @@ namespace cowslip {
 struct Backing {
     std::string data_path;
     std::string metadata_path;
-    std::uint64_t data_sectors = 0;  // Of the table: asked for, or all that the device has.
+    std::uint64_t data_sectors = 0;
     std::uint64_t metadata_sectors = 0;
 };
+
+// What the growth of a pool leaves free in the file system below its files.
+inline constexpr std::uint64_t kKeptFreeBytes = std::uint64_t{64} << 20U;
 
 // What a new pool may be put over.
 struct Overwrite {
@@ -48,8 +51,11 @@ public:
     // For a new pool. loop: makes the two files, durably, and attaches them. pair: they must be listed
     // by root, unused, and hold nothing. Does not write to them.
     virtual Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) = 0;
-    // For one that exists; a loop file that is gone or too short is needs_repair.
+    // For one that exists, as large as it is now; a loop file that is gone or too short is needs_repair.
     virtual Result<Backing> find_backing(const schemas::PoolSpec& spec) = 0;
+    // Of one that is in use. loop: its files and their devices are as large as is said, durably, if they were smaller;
+    // no_space if the file system could not fill them and keep kKeptFreeBytes. pair: nothing.
+    virtual Result<void> grow_backing(const schemas::PoolSpec& spec) = 0;
     // Detaches loop devices; fine if there are none.
     virtual Result<void> release_backing(const schemas::PoolSpec& spec) = 0;
     // Undoes make_backing, and what was written since: the superblock zeroed, or the files deleted, and the record of

@@ -21,6 +21,10 @@ Result<Backing> LinuxHost::find_backing(const schemas::PoolSpec& spec) {
     return backing_.find(spec);
 }
 
+Result<void> LinuxHost::grow_backing(const schemas::PoolSpec& spec) {
+    return backing_.grow(spec);
+}
+
 Result<void> LinuxHost::release_backing(const schemas::PoolSpec& spec) {
     return backing_.release(spec);
 }

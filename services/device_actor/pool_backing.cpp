@@ -3,11 +3,15 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 
 #include "common/files.h"
+#include "common/size.h"
 #include "common/state_folder.h"
 #include "services/device_actor/block_device.h"
 #include "services/device_actor/loop_device.h"
@@ -99,10 +103,11 @@ Result<void> delete_file(const std::string& path) {
     return errno_error(errno, "delete '" + path + "'");
 }
 
-Result<void> check_file_size(const Fd& file, const std::string& path, std::uint64_t sectors) {
+// In sectors.
+Result<std::uint64_t> check_file_size(const Fd& file, const std::string& path, std::uint64_t sectors) {
     const auto status = TRY(check_file(file, path));
     const auto found = static_cast<std::uint64_t>(status.st_size) / kSectorBytes;
-    if (found >= sectors) return {};
+    if (found >= sectors) return found;
     return Error{Errc::needs_repair, fmt::format("file '{}' has {} sectors, the pool has {} there: it was cut short",
                                                  path, found, sectors)};
 }
@@ -159,6 +164,51 @@ Result<Backing> PoolBacking::find(const schemas::PoolSpec& spec) const {
     if (spec.backing == kLoop) return attach_files(spec);
     if (spec.backing != kPair) return unknown_backing(spec);
     return find_pair(spec);
+}
+
+// Sparse like the whole file, and durable before the kernel is told: metadata that know more blocks than the file has
+// cannot be loaded.
+Result<void> PoolBacking::grow(const schemas::PoolSpec& spec) const {
+    if (spec.backing != kLoop) return {};
+    struct Part {
+        std::string path;
+        std::uint64_t bytes;
+        Fd file = {};
+        bool grows = false;
+    };
+    std::array<Part, 2> parts = {Part{metadata_file(), spec.metadata_sectors * kSectorBytes},
+                                 Part{data_file(), spec.data_sectors * kSectorBytes}};
+    std::uint64_t claim = kKeptFreeBytes;
+    for (Part& part : parts) {
+        part.file = TRY(open_existing(part.path));
+        const auto status = TRY(check_file(part.file, part.path));
+        const auto size = static_cast<std::uint64_t>(status.st_size);
+        const std::uint64_t filled = static_cast<std::uint64_t>(status.st_blocks) * kSectorBytes;
+        part.grows = size < part.bytes;
+        claim += std::max(size, part.bytes) - std::min(filled, std::max(size, part.bytes));
+    }
+    if (parts[0].grows || parts[1].grows) TRY(check_room(claim));
+    for (const Part& part : parts) {
+        if (part.grows && ftruncate(part.file.get(), static_cast<off_t>(part.bytes)) != 0) {
+            return errno_error(errno, "make '" + part.path + "' larger");
+        }
+        if (fsync(part.file.get()) != 0) return errno_error(errno, "sync '" + part.path + "'");
+        TRY(attach_loop_device(part.file.get()));  // An attached one reads the file's size anew.
+    }
+    return {};
+}
+
+// `claim`: what the files may come to take beyond what they have taken, and what stays free.
+Result<void> PoolBacking::check_room(std::uint64_t claim) const {
+    struct statvfs room {};
+    if (statvfs(folder_.c_str(), &room) != 0) return errno_error(errno, "look at the file system of '" + folder_ + "'");
+    const std::uint64_t free = std::uint64_t{room.f_bavail} * room.f_frsize;
+    if (claim <= free) return {};
+    return Error{
+        Errc::no_space,
+        fmt::format("the file system of '{}' has {} free, and the pool's files could come to take {} more, with "
+                    "{} left free: make room there, or grow by less",
+                    folder_, format_size(free), format_size(claim - kKeptFreeBytes), format_size(kKeptFreeBytes))};
 }
 
 Result<void> PoolBacking::release(const schemas::PoolSpec& spec) const {
@@ -340,12 +390,12 @@ Result<Backing> PoolBacking::make_files(const schemas::PoolSpec& spec, const Ove
 Result<Backing> PoolBacking::attach_files(const schemas::PoolSpec& spec) const {
     const Fd data = TRY(open_existing(data_file()));
     const Fd metadata = TRY(open_existing(metadata_file()));
-    TRY(check_file_size(data, data_file(), spec.data_sectors));
-    TRY(check_file_size(metadata, metadata_file(), spec.metadata_sectors));
+    const std::uint64_t data_sectors = TRY(check_file_size(data, data_file(), spec.data_sectors));
+    const std::uint64_t metadata_sectors = TRY(check_file_size(metadata, metadata_file(), spec.metadata_sectors));
     return Backing{.data_path = TRY(attach_loop_device(data.get())),
                    .metadata_path = TRY(attach_loop_device(metadata.get())),
-                   .data_sectors = spec.data_sectors,
-                   .metadata_sectors = spec.metadata_sectors};
+                   .data_sectors = data_sectors,
+                   .metadata_sectors = metadata_sectors};
 }
 
 Result<Backing> PoolBacking::find_pair(const schemas::PoolSpec& spec) const {
@@ -364,7 +414,6 @@ Result<Backing> PoolBacking::find_pair(const schemas::PoolSpec& spec) const {
         return Error{Errc::needs_repair, fmt::format("block device '{}' has {} sectors, the pool has {} there",
                                                      spec.data_path, backing.data_sectors, spec.data_sectors)};
     }
-    if (spec.data_sectors != 0) backing.data_sectors = spec.data_sectors;
     return backing;
 }
 

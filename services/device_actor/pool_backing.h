@@ -15,6 +15,7 @@ public:
 
     Result<Backing> make(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
     Result<Backing> find(const schemas::PoolSpec& spec) const;
+    Result<void> grow(const schemas::PoolSpec& spec) const;
     Result<void> release(const schemas::PoolSpec& spec) const;
     Result<void> discard(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) const;
 
@@ -47,6 +48,7 @@ public:
 private:
     Result<Backing> make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
     Result<Backing> attach_files(const schemas::PoolSpec& spec) const;
+    Result<void> check_room(std::uint64_t claim) const;
     Result<Backing> find_pair(const schemas::PoolSpec& spec) const;
     Result<void> delete_files(bool recorded, std::uint64_t own_transaction_id) const;
     Result<void> check_spare(const schemas::PoolSpec& spec, const std::string& spare,

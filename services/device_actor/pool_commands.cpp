@@ -14,6 +14,9 @@ namespace cowslip {
 
 namespace {
 
+constexpr std::chrono::milliseconds kPoolResumePause{100};
+constexpr int kPoolResumeAttempts = 5;
+
 DmTarget pool_target(const schemas::PoolSpec& spec, const Backing& backing, bool read_only) {
     const ThinPoolTable table{.metadata_device = backing.metadata_path,
                               .data_device = backing.data_path,
@@ -226,9 +229,11 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
     }
     if (!state.loaded) {
         TRY(remove_half_made(pool));
-        const Backing backing = TRY(host_.find_backing(command.spec));
+        Backing backing = TRY(host_.find_backing(command.spec));
         const auto before = TRY(host_.read_superblock(backing.metadata_path));
         TRY(check_superblock(before, command));
+        // The kernel could not take up more: that is a change.
+        if (command.read_only) backing.data_sectors = before.total_data_blocks * before.data_block_sectors;
         if (!recorded) TRY(host_.record_own_pool(command.spec.pool.uuid));
         TRY(load_pool(command.spec, backing, command.read_only ? Load::read_only : Load::writable));
         state = TRY(pool_state(pool));
@@ -243,6 +248,69 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
     }
     keep_names(state.spec, command.spec);
     return state;
+}
+
+Result<schemas::PoolState> DeviceActor::grow_pool(const schemas::GrowPool& command) {
+    TRY(check_spec(command.spec));
+    if (command.spec.backing == kAdoptedBacking) {
+        return Error{Errc::invalid_argument, "grow pool: an adopted pool is its owner's to grow"};
+    }
+    const DmDevice pool = TRY(pool_device(command.spec.pool));
+    auto state = TRY(pool_state(pool));
+    if (!state.loaded) return Error{Errc::unavailable, fmt::format("grow pool: no live pool '{}'", pool.name)};
+    TRY(host_.grow_backing(command.spec));
+    if (state.suspended) {  // By an earlier copy that died; resumed with the table that it may have loaded.
+        if (const int number = dm_.resume(pool); number != 0) return step_failed("resume", pool, number);
+    }
+    state = TRY(pool_state(pool));
+    const auto status = TRY(parse_thin_pool_status(state.status));
+    const bool failed = status.mode == PoolMode::fail || status.mode == PoolMode::error;
+    if (!failed && !status.needs_check) {
+        // First the metadata, since more data takes some of them. The kernel looks at their device at each resume.
+        const std::uint64_t metadata_sectors = std::min(state.spec.metadata_sectors, kMaxMetadataSectors);
+        if (metadata_sectors / 8 > status.total_metadata_blocks) {
+            const int number = suspend_and_resume(pool);
+            if (number != 0) return step_failed("take up more metadata", pool, number);
+        }
+        TRY(load_longer(pool, state, command.spec));
+    }
+    state = TRY(pool_state(pool));
+    keep_names(state.spec, command.spec);
+    return state;
+}
+
+// If there is more data than in the live table, or who finds no room is to wait now, or no more.
+Result<void> DeviceActor::load_longer(const DmDevice& pool, const schemas::PoolState& state,
+                                      const schemas::PoolSpec& wanted) {
+    Backing backing{.data_path = state.data_device, .metadata_path = state.metadata_device};
+    backing.data_sectors = TRY(host_.device_sectors(state.data_device)) / state.spec.block_sectors;
+    backing.data_sectors *= state.spec.block_sectors;
+    const bool same = state.spec.queue_if_no_space == wanted.queue_if_no_space;
+    if (backing.data_sectors <= state.spec.data_sectors && same) return {};
+    schemas::PoolSpec spec = state.spec;
+    spec.low_water_blocks = wanted.low_water_blocks;
+    spec.queue_if_no_space = wanted.queue_if_no_space;
+    int number = dm_.load(pool, pool_target(spec, backing, false), false);
+    if (number != 0) return step_failed("load a longer table", pool, number);
+    number = suspend_and_resume(pool);
+    if (number == 0) return {};
+    // As it was: suspended it would stop everybody.
+    backing.data_sectors = state.spec.data_sectors;
+    if (const int again = dm_.load(pool, pool_target(state.spec, backing, false), false); again == 0) {
+        if (dm_.resume(pool) != 0) spdlog::error("pool={} stays suspended after its growth failed", pool.name);
+    }
+    return step_failed("take up more data", pool, number);
+}
+
+// Without a flush: a full pool could not end it.
+int DeviceActor::suspend_and_resume(const DmDevice& pool) {
+    const int suspended = dm_.suspend(pool, SuspendMode::no_flush);
+    int resumed = dm_.resume(pool);
+    for (int attempt = 1; resumed != 0 && attempt < kPoolResumeAttempts; ++attempt) {
+        host_.pause(kPoolResumePause);
+        resumed = dm_.resume(pool);
+    }
+    return suspended != 0 ? suspended : resumed;
 }
 
 Result<schemas::PoolState> DeviceActor::stop_pool(const schemas::StopPool& command) {

@@ -64,6 +64,7 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
     }
     if (repairing_)
         co_return Error{Errc::unavailable, fmt::format("activate '{}': the pool is being repaired", operation.subject)};
+    const NameLock tables = co_await names_.acquire(kTablesKey, LockMode::shared);
     schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors, read_only};
     Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!reply || reply->error_number != 0) maybe_active(row.thin_id);

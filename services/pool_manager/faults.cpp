@@ -11,7 +11,8 @@ namespace cowslip {
 
 namespace {
 
-constexpr std::int64_t kWatchMs = 500;  // A fault is known within a second, whatever else the watcher has to do.
+constexpr std::int64_t kWatchMs = 500;    // A fault is known within a second, whatever else the watcher has to do.
+constexpr std::int64_t kFillingMs = 100;  // While it fills up: it is extended before those who write have to wait.
 constexpr std::int64_t kChoresMs = 1000;
 constexpr std::uint32_t kMostPurged = 4096;  // Of answers and of events, each time: more than is written meanwhile.
 constexpr std::int64_t kGenerationMs = 600 * 1000;
@@ -22,7 +23,7 @@ constexpr std::int64_t kBackupMs = 60 * 1000;  // Between two of them.
 Task<std::string> PoolManager::watch(Operation& operation) {
     std::int64_t chores_at_ms = now_.monotonic_ms + kChoresMs;
     for (;;) {
-        co_await sleep_ms(kWatchMs);
+        co_await sleep_ms(is_filling() ? kFillingMs : kWatchMs);
         if (now_.monotonic_ms >= chores_at_ms) {
             chores_at_ms = now_.monotonic_ms + kChoresMs;
             look_for_room();
@@ -37,6 +38,8 @@ Task<std::string> PoolManager::watch(Operation& operation) {
         Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::watching, command);
         if (!pool_.loaded) continue;
         take_look(operation, state);
+        look_at_space();
+        consider_extension();
         look_at_lifetimes();
         if (backup_due_ && now_.monotonic_ms - backup_begun_ms_ > kBackupMs) begin_backup();
         if (creates_in_generation_ > 0 && now_.monotonic_ms - generation_opened_ms_ > kGenerationMs) begin_generation();

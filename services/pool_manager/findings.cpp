@@ -12,6 +12,8 @@ std::string_view to_string(FindingKind kind) {
             return "foreign-thin";
         case FindingKind::frozen:
             return "frozen";
+        case FindingKind::growth:
+            return "growth";
         case FindingKind::lost:
             return "lost";
         case FindingKind::parked:

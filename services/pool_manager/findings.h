@@ -13,6 +13,7 @@ enum class FindingKind : std::uint8_t {
     foreign_mount,
     foreign_thin,
     frozen,
+    growth,
     held_snapshot,
     lost,
     parked,

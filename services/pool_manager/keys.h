@@ -20,6 +20,7 @@ inline std::string thin_key(std::uint32_t thin_id) {
 }
 inline constexpr const char* kPoolKey = "p";
 inline constexpr const char* kStartKey = "s";         // Starting the pool; taken by one who holds kPoolKey.
+inline constexpr const char* kTablesKey = "l";        // Shared: a thin's table is loaded; exclusive: the pool's.
 inline constexpr const char* kMetadataSnapKey = "m";  // One metadata snapshot per pool.
 inline constexpr const char* kBackupKey = "b";        // One backup of the store beside it at a time.
 inline constexpr const char* kCompareKey = "c";       // One comparison at a time; taken by one who holds kPoolKey.

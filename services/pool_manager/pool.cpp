@@ -15,7 +15,8 @@ namespace cowslip {
 
 namespace {
 
-constexpr std::size_t kMostLeftBytes = 256 << 10U;  // What cleanup tells of that it left.
+constexpr std::size_t kMostLeftBytes = 256 << 10U;          // What cleanup tells of that it left.
+constexpr std::uint64_t kSmallestStepBytes = 64ULL << 20U;  // Unless it is said.
 constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
 
 std::string new_uuid() {
@@ -24,6 +25,24 @@ std::string new_uuid() {
     std::string text;
     for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
     return text;
+}
+
+// A limit makes it grow by itself.
+Result<schemas::PoolLimits> limits_of(const schemas::PoolCreate& request) {
+    schemas::PoolLimits limits = request.limits;
+    if (limits.max_bytes == 0 && limits.grow_step_bytes == 0) return limits;
+    if (request.loop_bytes == 0 || limits.max_bytes == 0) {
+        return Error{Errc::invalid_argument,
+                     "a pool in files (--loop SIZE) with a limit (--max-size SIZE) grows by itself, and no other"};
+    }
+    if (limits.max_bytes < request.loop_bytes || limits.max_bytes > (1ULL << 54U)) {
+        return Error{Errc::invalid_argument, "max size: no less than the pool has, and at most 16 PiB"};
+    }
+    if (limits.grow_step_bytes == 0) limits.grow_step_bytes = std::max(request.loop_bytes / 4, kSmallestStepBytes);
+    if (limits.grow_step_bytes < request.block_size_bytes || limits.grow_step_bytes > (1ULL << 50U)) {
+        return Error{Errc::invalid_argument, "grow step: at least a block of the pool, and at most 1 PiB"};
+    }
+    return limits;
 }
 
 Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
@@ -51,6 +70,12 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
     spec.metadata_sectors = request.metadata_bytes / 4096 * 8;
     if (spec.backing == "loop" && spec.metadata_sectors == 0) {
         spec.metadata_sectors = default_metadata_sectors(spec.data_sectors, spec.block_sectors);
+    }
+    if (const schemas::PoolLimits& limits = request.limits; limits.max_bytes != 0) {
+        const std::uint64_t block_bytes = request.block_size_bytes;
+        spec.low_water_blocks =
+            std::max<std::uint64_t>(std::min(limits.grow_step_bytes / 2, request.loop_bytes / 4) / block_bytes, 1);
+        spec.queue_if_no_space = limits.max_bytes / block_bytes * spec.block_sectors > spec.data_sectors;
     }
     if (spec.backing == "loop" &&
         (spec.metadata_sectors < kMinMetadataSectors || spec.metadata_sectors > kMaxMetadataSectors)) {
@@ -189,6 +214,9 @@ Task<std::string> PoolManager::create_pool(Operation& operation, schemas::PoolCr
     operation.subject = request.name;
     Result<void> checked = check_pool_name(request.name);
     if (!checked) co_return checked.error();
+    Result<schemas::PoolLimits> limits = limits_of(request);
+    if (!limits) co_return limits.error();
+    request.limits = *limits;
     Result<schemas::PoolSpec> spec = spec_of(request);
     if (!spec) co_return spec.error();
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
@@ -198,6 +226,7 @@ Task<std::string> PoolManager::create_pool(Operation& operation, schemas::PoolCr
     row.name = request.name;
     row.state = "formatting";
     row.spec = *spec;
+    row.limits = *limits;
     row.tag = 1 + randombytes_uniform((1U << 20U) - 1);
     row.planned = (std::uint64_t{row.tag} << 32U) | 1U;
     row.next_thin_id = kFirstThinId;
@@ -412,6 +441,8 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     pool_.snapshots_taken = state->superblock.time;
     take_status(operation, 0, state->status);
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    Result<void> sized = take_sizes(*state);
+    if (!sized) co_return sized.error();
     Result<void> labelled = co_await compare_label(operation);
     if (!labelled) co_return labelled.error();
     if (pool_.writable && pool_.status->transaction_id > pool_row_->confirmed) {

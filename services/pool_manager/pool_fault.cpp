@@ -20,10 +20,11 @@ Words words_of(PoolFault fault) {
         case PoolFault::none:
             return {"none", "nothing is wrong with the pool", ""};
         case PoolFault::metadata_full:
-            return {"metadata_full",
-                    "the pool is out of metadata space, so nothing can be created or removed; nothing is broken",
-                    "make its metadata device larger (with `losetup -c` after its file), then `dmsetup suspend` and "
-                    "`dmsetup resume` the pool: this is no case for a repair"};
+            return {
+                "metadata_full",
+                "the pool is out of metadata space, so nothing can be created or removed; nothing is broken",
+                "`cowslip pool grow --metadata SIZE` (of a pool on two devices: make that for metadata larger, then "
+                "`cowslip pool grow`): this is no case for a repair"};
         case PoolFault::commit_failed:
             return {"commit_failed", "the pool could not write its metadata (needs_check) and is read-only", kRepair};
         case PoolFault::failed:

@@ -412,6 +412,7 @@ void PoolManager::register_handlers() {
     change(&PoolManager::detach_volume, &schemas::VolumeDetach::id);
     change(&PoolManager::create_pool);
     change(&PoolManager::start_pool_request);
+    change(&PoolManager::grow_pool);
     change(&PoolManager::rewind_pool);
     change(&PoolManager::rebuild_pool);
     change(&PoolManager::repair_request);

@@ -9,9 +9,12 @@
 // attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
 // faults.cpp what goes wrong with it; identity.cpp what the pool says of itself (label, store backups);
 // store_backup.cpp backups of the store beside it; rebuild.cpp the store made anew; lifetime.cpp its clock and thin
-// ids; reconcile.cpp store, pool and kernel compared; recovery.cpp the start; queries.cpp what changes nothing.
+// ids; grow.cpp its size; space.cpp its
+// room; reconcile.cpp store, pool and kernel compared; recovery.cpp the start; queries.cpp what
+// changes nothing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -238,7 +241,6 @@ private:
     Task<std::string> create_volume(Operation& operation, schemas::VolumeCreate request);
     Task<std::string> carry_out_create(Operation& operation, schemas::VolumeCreate request);
     Result<void> check_create(const schemas::VolumeCreate& request) const;
-    Result<void> check_room() const;
     Result<VolumeRow> plan_volume(const schemas::VolumeCreate& request);
     Result<void> record_intent(Operation& operation, const VolumeRow& row, OperationType type, const std::string& body);
     Task<std::uint32_t> ensure_template(std::string fs, std::uint64_t size_sectors);
@@ -384,6 +386,32 @@ private:
     Task<void> start_read_only(Operation& operation);
     Task<void> compare_label_read_only(Operation& operation);
 
+    // grow.cpp
+    Result<void> check_growable() const;
+    Result<schemas::PoolSpec> plan_growth(const schemas::PoolGrow& request) const;
+    Task<std::string> grow_pool(Operation& operation, schemas::PoolGrow request);
+    Task<std::string> resume_grow(Operation& operation, std::string body);
+    Result<void> give_up_grow(Operation& operation, const Error& error);
+    Task<std::string> carry_out_grow(Operation& operation, schemas::PoolSpec wanted);
+    Result<void> take_sizes(const schemas::PoolState& state);
+
+    // space.cpp
+    struct Space {
+        std::uint64_t used = 0;  // Bytes.
+        std::uint64_t total = 0;
+    };
+    Space space_of(std::size_t kind) const;  // 0: data, 1: metadata; there is a status.
+    bool may_grow_beyond(std::uint64_t data_sectors) const;
+    schemas::PoolLimits limits_in_force() const;
+    Result<void> check_room() const;
+    void look_at_space();
+    std::optional<std::uint64_t> full_in_seconds(std::size_t kind) const;
+    void warn_of_space(std::vector<std::string>* warnings) const;
+    std::optional<schemas::PoolSpec> wanted_extension() const;
+    bool is_filling() const;
+    void consider_extension();
+    Task<std::string> extend_by_itself(Operation& operation);
+
     // lifetime.cpp
     void look_at_lifetimes();
     void tell_lifetime(FindingKind kind, const char* what, std::uint64_t used);
@@ -484,6 +512,14 @@ private:
     std::set<std::uint32_t> resuming_;  // Devices that could not be resumed, and are tried again.
     std::map<std::pair<FindingKind, std::string>, std::string> findings_;  // With the subject; details.
     std::map<FindingKind, unsigned> told_levels_;                          // Percent of the pool's lifetimes.
+    struct SpaceWatch {
+        unsigned told = 0;                                             // The level that was told of, in percent.
+        std::deque<std::pair<std::int64_t, std::uint64_t>> samples{};  // When, and bytes used.
+    };
+    std::array<SpaceWatch, 2> space_;  // Of data, of metadata.
+    bool growth_fails_ = false;        // The last extension did.
+    std::int64_t next_growth_ms_ = 0;
+    std::int64_t growth_back_off_ms_ = 0;
     bool repairing_ = false;
     bool repair_needs_operator_ = false;  // The last one ended with what nobody but an operator can decide.
     std::int64_t next_repair_ms_ = 0;

@@ -152,6 +152,7 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     reply.data_device = pool_.data_device;
     reply.metadata_device = pool_.metadata_device;
     reply.snapshots_taken = pool_.snapshots_taken;
+    reply.limits = limits_in_force();
     if ((pool_.loaded || pool_.read_only) && pool_.status) {
         const ThinPoolStatus& status = *pool_.status;
         reply.mode = to_string(status.mode);
@@ -160,12 +161,7 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
         reply.data = {status.used_data_blocks * reply.block_size_bytes,
                       status.total_data_blocks * reply.block_size_bytes};
         reply.metadata = {status.used_metadata_blocks * 4096, status.total_metadata_blocks * 4096};
-        const auto warn = [&](const char* what, const schemas::Usage& usage) {
-            if (usage.total_bytes == 0 || usage.used_bytes * 100 < usage.total_bytes * 80) return;
-            reply.warnings.push_back(fmt::format("{} is {} % full", what, usage.used_bytes * 100 / usage.total_bytes));
-        };
-        warn("data", reply.data);
-        warn("metadata", reply.metadata);
+        warn_of_space(&reply.warnings);
     }
     if (!pool_.frozen.empty()) reply.warnings.push_back(pool_.frozen);
     if (pool_.fault != PoolFault::none) reply.warnings.push_back(explain(pool_.fault, pool_.fault_detail));

@@ -152,6 +152,7 @@ Task<void> PoolManager::load_for_rebuild(Operation& operation, schemas::PoolRebu
     row.name = pool_row_ ? pool_row_->name : "default";
     row.state = "ready";
     row.spec = found->state.spec;
+    if (pool_row_) row.limits = pool_row_->limits;
     row.confirmed = id;
     row.planned = same_tag ? std::max(id, pool_row_->planned) : id;
     row.next_thin_id = pool_row_ ? pool_row_->next_thin_id : kFirstThinId;

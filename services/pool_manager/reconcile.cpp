@@ -124,6 +124,7 @@ Task<void> PoolManager::read_mounts(Operation& operation, KernelView* view) {
 
 // Nobody who takes the pool exclusively, as one does who suspends it, is at work.
 Task<void> PoolManager::find_suspended_pool(Operation& operation, std::vector<Difference>* differences) {
+    const NameLock tables = co_await names_.acquire(kTablesKey, LockMode::shared);  // Nobody makes it larger meanwhile.
     schemas::ReadPoolStatus command{pool_row_->spec.pool, false};
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) co_return state.error();

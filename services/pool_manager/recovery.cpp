@@ -206,6 +206,10 @@ void PoolManager::resume_operations() {
                 resumed.type = schemas::PoolRewind::kType;
                 begin(resumed, resume_rewind(resumed));
                 break;
+            case OperationType::grow:
+                resumed.type = schemas::PoolGrow::kType;
+                begin(resumed, resume_grow(resumed, row.body));
+                break;
             case OperationType::create_pool:
                 resumed.type = schemas::PoolCreate::kType;
                 begin(resumed, resume_create_pool(resumed, row.body));

@@ -63,7 +63,8 @@ LeaseRow read_lease(const Query& row, int first) {
             .taken_at = row.integer(first + 4)};
 }
 
-constexpr std::array<std::string_view, 5> kOperationTypes = {"create", "template", "remove", "create_pool", "rewind"};
+constexpr std::array<std::string_view, 6> kOperationTypes = {"create",      "template", "remove",
+                                                             "create_pool", "rewind",   "grow"};
 
 OperationType parse_operation_type(std::string_view word) {
     for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
@@ -225,8 +226,8 @@ Result<void> Store::reserve_operations(std::uint64_t below) {
 // ---- pool ------------------------------------------------------------------------------------
 
 std::optional<PoolRow> Store::pool() {
-    Query row =
-        database_.query("SELECT name, state, spec, tag, confirmed, planned, next_thin_id, created_at FROM pool");
+    Query row = database_.query(
+        "SELECT name, state, spec, tag, confirmed, planned, next_thin_id, created_at, limits FROM pool");
     if (!row.next()) return std::nullopt;
     PoolRow pool;
     pool.name = row.text(0);
@@ -237,18 +238,21 @@ std::optional<PoolRow> Store::pool() {
     pool.planned = row.uinteger(5);
     pool.next_thin_id = static_cast<std::uint32_t>(row.integer(6));
     pool.created_at = row.integer(7);
+    if (auto limits = decode_as<schemas::PoolLimits>(row.text(8))) pool.limits = *limits;
     return pool;
 }
 
 Result<void> Store::insert_pool(const PoolRow& row) {
     return database_
         .query(
-            "INSERT INTO pool (one, name, uuid, state, spec, tag, confirmed, planned, next_thin_id, created_at) "
-            "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            "INSERT INTO pool (one, name, uuid, state, spec, limits, tag, confirmed, planned, next_thin_id, "
+            "created_at) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
         .bind(row.name)
         .bind(row.spec.pool.uuid)
         .bind(row.state)
         .bind_blob(encode(row.spec))
+        .bind_blob(encode(row.limits))
         .bind(row.tag)
         .bind(row.confirmed)
         .bind(row.planned)

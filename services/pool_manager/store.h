@@ -24,6 +24,7 @@ struct PoolRow {
     std::string name;
     std::string state;  // formatting, ready, stopped, needs_repair.
     schemas::PoolSpec spec;
+    schemas::PoolLimits limits;
     std::uint32_t tag = 0;
     std::uint64_t confirmed = 0;
     std::uint64_t planned = 0;
@@ -62,7 +63,7 @@ struct NamedLease {
     LeaseRow lease;
 };
 
-enum class OperationType : std::uint8_t { create, template_, remove, create_pool, rewind };
+enum class OperationType : std::uint8_t { create, template_, remove, create_pool, rewind, grow };
 
 struct OperationRow {
     std::uint64_t number = 0;

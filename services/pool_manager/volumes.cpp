@@ -50,22 +50,6 @@ Result<void> PoolManager::check_create(const schemas::VolumeCreate& request) con
     return {};
 }
 
-Result<void> PoolManager::check_room() const {
-    if (!has_room_) {
-        return Error{Errc::no_space,
-                     "the file system of the state folder is full: make room there (volumes can still be removed)"};
-    }
-    if (!pool_.status) return {};
-    if (pool_.status->mode == PoolMode::out_of_data_space ||
-        pool_.status->used_data_blocks >= pool_.status->total_data_blocks) {
-        return Error{Errc::no_space, "the pool is out of data space: remove volumes"};
-    }
-    if (pool_.fault == PoolFault::metadata_full) {
-        return Error{Errc::no_space, explain(pool_.fault, pool_.fault_detail)};
-    }
-    return {};
-}
-
 // The row that the request asks for, judged against what is there; without a thin id yet.
 Result<VolumeRow> PoolManager::plan_volume(const schemas::VolumeCreate& request) {
     if (store_.find_volume(request.id)) {

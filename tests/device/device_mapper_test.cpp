@@ -36,7 +36,8 @@ TEST_CASE("the kernel answers as the fake device-mapper does", "[device_mapper]"
                                        REQUIRE(opened);
                                    },
                                .close = [&](const DmDevice&) { opened.close(); },
-                               .damage_superblock = [&] { damage(metadata); }};
+                               .damage_superblock = [&] { damage(metadata); },
+                               .grow_metadata = [&] { metadata.grow(16384); }};
             struct Cleanup {
                 DeviceMapper& dm;
                 ~Cleanup() { remove_conformance_devices(dm); }

@@ -28,6 +28,10 @@ public:
 
     const std::string& path() const { return path_; }
     std::string number() const { return device_number(block_device_number(path_).value()); }
+    void grow(std::uint64_t sectors) const {
+        REQUIRE(ftruncate(file_.get(), static_cast<off_t>(sectors * 512)) == 0);
+        REQUIRE(attach_loop_device(file_.get()).value() == path_);  // Which reads the size anew.
+    }
     int file() const { return file_.get(); }
 
 private:

@@ -300,6 +300,51 @@ void suspend_does_not_count(ConformanceRig& rig) {
     CHECK(rig.dm.remove(pool) == 0);
 }
 
+// What a pool that grows relies on, and one whose actor died while it did.
+void pool_takes_a_longer_table(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    auto whole = pool_target(rig);
+    auto half = whole;
+    half.sectors = rig.data_sectors / 2;
+    REQUIRE(rig.dm.create(pool) == 0);
+    REQUIRE(rig.dm.load(pool, half, false) == 0);
+    REQUIRE(rig.dm.resume(pool) == 0);
+    REQUIRE(rig.dm.load(pool, whole, false) == 0);
+    REQUIRE(rig.dm.suspend(pool, SuspendMode::no_flush) == 0);
+    CHECK(status(rig, pool).total_data_blocks == half.sectors / 128);
+    REQUIRE(rig.dm.resume(pool) == 0);
+    CHECK(status(rig, pool).total_data_blocks == whole.sectors / 128);
+    CHECK(rig.dm.table(pool).value()->sectors == whole.sectors);
+    // A shorter one is refused at its resume, which leaves it live and the pool suspended.
+    REQUIRE(rig.dm.load(pool, half, false) == 0);
+    CHECK(rig.dm.resume(pool) == EINVAL);
+    CHECK(info(rig, pool).suspended);
+    CHECK(rig.dm.table(pool).value()->sectors == half.sectors);
+    REQUIRE(rig.dm.load(pool, whole, false) == 0);
+    CHECK(rig.dm.resume(pool) == 0);
+    CHECK_FALSE(info(rig, pool).suspended);
+    CHECK(status(rig, pool).mode == PoolMode::rw);
+    REQUIRE(rig.dm.remove(pool) == 0);
+    // So it is with metadata that were committed longer.
+    REQUIRE(rig.dm.create(pool) == 0);
+    REQUIRE(rig.dm.load(pool, half, false) == 0);
+    CHECK(rig.dm.resume(pool) == EINVAL);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
+void pool_takes_more_metadata(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    make_pool(rig, pool);
+    const std::uint64_t before = status(rig, pool).total_metadata_blocks;
+    rig.grow_metadata();
+    CHECK(status(rig, pool).total_metadata_blocks == before);
+    REQUIRE(rig.dm.suspend(pool, SuspendMode::no_flush) == 0);
+    REQUIRE(rig.dm.resume(pool) == 0);  // With the same table.
+    CHECK(status(rig, pool).total_metadata_blocks == before * 2);
+    CHECK(status(rig, pool).mode == PoolMode::rw);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
 void open_device_stays(ConformanceRig& rig) {
     const auto pool = device("pool");
     const auto thin = device("thin");
@@ -333,6 +378,8 @@ const std::vector<ConformanceCase>& conformance_cases() {
         {"a read-only table makes a read-only device, at its resume", read_only_thin},
         {"a suspended pool takes messages but no thin table", suspended_pool},
         {"suspending twice is undone by one resume", suspend_does_not_count},
+        {"a pool takes a longer table at its resume, and no shorter one", pool_takes_a_longer_table},
+        {"a pool looks at each resume how large its metadata's device is", pool_takes_more_metadata},
         {"a device that somebody has open is not removed", open_device_stays},
     };
     return kCases;

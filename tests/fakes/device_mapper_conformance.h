@@ -19,6 +19,7 @@ struct ConformanceRig {
     std::function<void(const DmDevice&)> open;  // Holds it open, as a mount does.
     std::function<void(const DmDevice&)> close;
     std::function<void()> damage_superblock;
+    std::function<void()> grow_metadata;  // Twice as large.
 };
 
 struct ConformanceCase {

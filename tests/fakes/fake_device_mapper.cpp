@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <sstream>
+#include <utility>
 
 namespace cowslip {
 
@@ -203,13 +204,53 @@ int FakeDeviceMapper::resume(const DmDevice& device) {
             auto table = parse_thin_pool_table(found.live->target.parameters).value();
             table.block_sectors = pool->second.core.block_sectors;
             found.live->target.parameters = make_thin_pool_table(table) + " ";
-            pool->second.core.data_blocks = found.live->target.sectors / table.block_sectors;
+            if (!grow_data(pool->second, found.live->target.sectors / table.block_sectors)) {
+                found.suspended = true;
+                return EINVAL;
+            }
+            write_waiting(pool->second, table.error_if_no_space);
             if (!had_table && pool->second.mode == PoolMode::rw) kernel_.commit(pool->second);
         }
     }
     if (found.suspended && !found.live) return EINVAL;
     found.suspended = false;
+    if (const auto pool = kernel_.pools.find(number); pool != kernel_.pools.end()) grow_metadata(pool->second);
     return 0;
+}
+
+// A table that is shorter than the metadata's data is refused ("pool target too small"). With needs_check, or loaded
+// read-only, nothing is taken up.
+bool FakeDeviceMapper::grow_data(FakePool& pool, std::uint64_t blocks) {
+    if (blocks < pool.core.data_blocks) return false;
+    if (pool.core.needs_check || blocks == pool.core.data_blocks) return true;
+    const bool first = pool.core.data_blocks == 0;
+    pool.core.data_blocks = blocks;
+    if (first) return true;
+    if (pool.mode == PoolMode::out_of_data_space) pool.mode = PoolMode::rw;
+    kernel_.commit(pool);
+    return true;
+}
+
+// Those who waited for room write now; or get an error, if the new table does not let them wait.
+void FakeDeviceMapper::write_waiting(FakePool& pool, bool error_if_no_space) {
+    for (auto& [thin_id, blocks] : pool.waiting) {
+        const std::uint64_t free = pool.core.data_blocks - pool.core.used_data_blocks();
+        const std::uint64_t written = std::min(free, blocks);
+        pool.core.thins.at(thin_id).mapped_blocks += written;
+        blocks -= written;
+        if (blocks > 0) pool.mode = PoolMode::out_of_data_space;
+        if (error_if_no_space) kernel_.refused_writes += std::exchange(blocks, 0);
+    }
+    std::erase_if(pool.waiting, [](const auto& entry) { return entry.second == 0; });
+}
+
+// At each resume the kernel looks how large the metadata's device is.
+void FakeDeviceMapper::grow_metadata(FakePool& pool) {
+    const std::uint64_t blocks = kernel_.media.at(pool.medium).sectors / 8;
+    if (pool.core.needs_check || blocks <= pool.total_metadata_blocks) return;
+    pool.total_metadata_blocks = blocks;
+    if (pool.mode == PoolMode::ro) pool.mode = PoolMode::rw;
+    kernel_.commit(pool);
 }
 
 int FakeDeviceMapper::remove(const DmDevice& device) {

@@ -2,6 +2,8 @@
 
 #include <sys/sysmacros.h>
 
+#include <algorithm>
+
 namespace cowslip {
 
 namespace {
@@ -77,9 +79,25 @@ Result<Backing> FakeHost::find_backing(const schemas::PoolSpec& spec) {
         if (spec.backing == "pair") TRY(check_listed(path));
         TRY(check_unused(path));
     }
-    backing.data_sectors = spec.data_sectors != 0 ? spec.data_sectors : TRY(device_sectors(backing.data_path));
+    backing.data_sectors = TRY(device_sectors(backing.data_path));
     backing.metadata_sectors = TRY(device_sectors(backing.metadata_path));
     return backing;
+}
+
+Result<void> FakeHost::grow_backing(const schemas::PoolSpec& spec) {
+    if (spec.backing != "loop") return {};
+    FakeMedium& data = kernel_.media.at(kDataFile);
+    FakeMedium& metadata = kernel_.media.at(kMetadataFile);
+    const std::uint64_t wanted =
+        std::max(data.sectors, spec.data_sectors) + std::max(metadata.sectors, spec.metadata_sectors);
+    if (wanted > data.sectors + metadata.sectors && wanted > kernel_.file_system_sectors) {
+        return Error{Errc::no_space, "the file system has no room"};
+    }
+    kernel_.effect("extend metadata");
+    metadata.sectors = std::max(metadata.sectors, spec.metadata_sectors);
+    kernel_.effect("extend data");
+    data.sectors = std::max(data.sectors, spec.data_sectors);
+    return {};
 }
 
 Result<void> FakeHost::release_backing(const schemas::PoolSpec& spec) {

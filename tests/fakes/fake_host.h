@@ -12,6 +12,7 @@ public:
 
     Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) override;
     Result<Backing> find_backing(const schemas::PoolSpec& spec) override;
+    Result<void> grow_backing(const schemas::PoolSpec& spec) override;
     Result<void> release_backing(const schemas::PoolSpec& spec) override;
     Result<void> discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) override;
     Result<std::optional<std::string>> own_pool() override;

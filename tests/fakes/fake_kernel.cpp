@@ -47,12 +47,20 @@ void FakeKernel::close(const DmDevice& device) {
 int FakeKernel::write(const DmDevice& device, std::uint64_t count) {
     FakePool* pool = pool_of(device);
     if (pool == nullptr) return ENXIO;
-    if (pool->mode != PoolMode::rw) return pool->mode == PoolMode::out_of_data_space ? ENOSPC : EIO;
+    const bool full = pool->mode == PoolMode::out_of_data_space;
+    const auto pool_device =
+        std::find_if(pools.begin(), pools.end(), [&](const auto& entry) { return &entry.second == pool; });
+    const auto live = parse_thin_pool_table(devices.at(pool_device->first).live->target.parameters);
+    if (pool->mode != PoolMode::rw && (!full || live->error_if_no_space)) return full ? ENOSPC : EIO;
     auto& found = devices.at(number_of(device));
     const std::uint32_t thin_id = parse_thin_table(found.live->target.parameters)->thin_id;
     const std::uint64_t free = pool->core.data_blocks - pool->core.used_data_blocks();
     pool->core.thins.at(thin_id).mapped_blocks += std::min(free, count);
     if (count >= free) pool->mode = PoolMode::out_of_data_space;
+    if (count > free && !live->error_if_no_space) {
+        pool->waiting[thin_id] += count - free;
+        return 0;
+    }
     return count > free ? ENOSPC : 0;
 }
 
@@ -113,9 +121,13 @@ void FakeKernel::commit(FakePool& pool) {
         return;
     }
     disk = pool.core;
-    if (used_metadata_blocks + pool.core.thins.size() >= pool.total_metadata_blocks) pool.mode = PoolMode::ro;
+    if (!has_metadata_space(pool)) pool.mode = PoolMode::ro;
     const bool space = pool.core.used_data_blocks() < pool.core.data_blocks;
     if (pool.mode == PoolMode::out_of_data_space && space) pool.mode = PoolMode::rw;
+}
+
+bool FakeKernel::has_metadata_space(const FakePool& pool) const {
+    return used_metadata_blocks + pool.core.thins.size() < pool.total_metadata_blocks;
 }
 
 FakePool* FakeKernel::pool_of(const DmDevice& thin) {

@@ -89,11 +89,13 @@ struct FakePool {
     FakeMetadata core;
     PoolMode mode = PoolMode::rw;
     std::uint64_t total_metadata_blocks = 0;
+    std::map<std::uint32_t, std::uint64_t> waiting = {};  // Blocks that writers wait for, by thin id.
 };
 
 struct FakeKernel {
-    std::map<std::string, FakeMedium> media;        // By name: a disk's path, or "file:data".
-    std::map<std::string, FakeBlockDevice> blocks;  // By path.
+    std::map<std::string, FakeMedium> media;                      // By name: a disk's path, or "file:data".
+    std::map<std::string, FakeBlockDevice> blocks;                // By path.
+    std::uint64_t file_system_sectors = std::uint64_t{1} << 50U;  // What a pool's files may take together.
     std::map<dev_t, FakeDmDevice> devices;
     std::map<dev_t, FakePool> pools;
     std::map<std::string, dev_t> nodes;     // /dev/mapper/NAME.
@@ -110,6 +112,7 @@ struct FakeKernel {
     bool list_thins_fails = false;
     std::uint32_t writes_fail = 0;  // That many writes of a range answer EIO.
 
+    std::uint64_t refused_writes = 0;     // Blocks that somebody waited for in vain.
     std::chrono::milliseconds paused{0};  // How long the actor waited, all in all.
 
     // Called before each effect, with its name and object: "message create_thin 2". May throw: the
@@ -121,7 +124,8 @@ struct FakeKernel {
     // Somebody mounts it, or opens it, and lets it go again.
     void open(const DmDevice& device);
     void close(const DmDevice& device);
-    // Somebody writes `count` blocks that were not mapped. ENOSPC: the pool was full, or is now.
+    // Somebody writes `count` blocks that were not mapped. ENOSPC: the pool was full, or is now. In a pool that queues
+    // he waits instead for what there was no room for.
     int write(const DmDevice& device, std::uint64_t count);
     // Power cut: media stay, with what was committed.
     void reboot();
@@ -133,6 +137,7 @@ struct FakeKernel {
     std::map<std::string, std::uint32_t> table_users() const;  // By device number, "253:0".
     const FakeBlockDevice* block(const std::string& path_or_number) const;
     void commit(FakePool& pool);
+    bool has_metadata_space(const FakePool& pool) const;
     FakePool* pool_of(const DmDevice& thin);
 };
 

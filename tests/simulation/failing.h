@@ -91,6 +91,10 @@ public:
         if (faults_.fails()) return failed_call("find backing");
         return FakeHost::find_backing(spec);
     }
+    Result<void> grow_backing(const schemas::PoolSpec& spec) override {
+        if (faults_.fails()) return failed_call("grow backing");
+        return FakeHost::grow_backing(spec);
+    }
     Result<void> release_backing(const schemas::PoolSpec& spec) override {
         if (faults_.fails()) return failed_call("release backing");
         return FakeHost::release_backing(spec);

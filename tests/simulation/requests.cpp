@@ -67,6 +67,7 @@ std::string word(const Answer& answer) {
 void make_pool_and_base(World& world) {
     schemas::PoolCreate pool;
     pool.loop_bytes = 1024 * kMiB;
+    pool.limits.min_free_metadata_bytes = 4096;
     const auto made = world.call(pool);
     INFO((made ? "" : made.error().message));
     REQUIRE(made);

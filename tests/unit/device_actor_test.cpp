@@ -799,6 +799,56 @@ TEST_CASE("an internal thin that a dead actor left is not listed, is used, and d
     }
 }
 
+TEST_CASE("a growth that dies anywhere is ended by its repetition, and nobody stays suspended",
+          "[device_actor][crash]") {
+    die_everywhere(
+        [](Lab& world) {
+            world.make_pool();
+            world.mount(2);
+        },
+        [](Lab& world) {
+            world.spec.data_sectors = 2 * kGib;
+            world.spec.metadata_sectors = 65536;
+            return world.actor.grow_pool({world.spec}).has_value();
+        },
+        [](Lab& world) {
+            CHECK(world.core().core.data_blocks == 2 * kGib / 128);
+            CHECK(world.core().total_metadata_blocks == 65536 / 8);
+            CHECK_FALSE(world.suspended(world.pool_device));
+            CHECK(world.core().mode == PoolMode::rw);
+        });
+}
+
+TEST_CASE("a start takes up files that had grown before a power cut, a read-only one what the metadata know",
+          "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    world.kernel.reboot();
+    world.kernel.media.at("file:data").sectors = 2 * kGib;
+    const bool read_only = GENERATE(false, true);
+    const auto state = world.actor.start_pool({world.spec, kTag + 1, kTag + 1, read_only});
+    REQUIRE(state);
+    CHECK(state->spec.data_sectors == (read_only ? kGib : 2 * kGib));
+    CHECK(world.core().core.data_blocks == (read_only ? kGib : 2 * kGib) / 128);
+}
+
+TEST_CASE("more metadata are taken up before more data, which needs them", "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    std::vector<std::string> steps;
+    world.kernel.before_effect = [&](const std::string& effect) {
+        steps.push_back(effect.substr(0, effect.find(' ')));
+    };
+    world.spec.data_sectors = 2 * kGib;
+    world.spec.metadata_sectors = 65536;
+    REQUIRE(world.actor.grow_pool({world.spec}));
+    CHECK(steps == std::vector<std::string>{"extend", "extend", "suspend_no_flush", "resume", "load",
+                                            "suspend_no_flush", "resume"});
+    steps.clear();
+    REQUIRE(world.actor.grow_pool({world.spec}));  // There is nothing to do: nobody is suspended.
+    CHECK(steps == std::vector<std::string>{"extend", "extend"});
+}
+
 TEST_CASE("what a creation made is discarded to the last trace, wherever the actor dies", "[device_actor][crash]") {
     die_everywhere([](Lab& world) { world.make_pool(); },
                    [](Lab& world) {

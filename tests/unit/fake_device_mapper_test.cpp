@@ -19,7 +19,8 @@ TEST_CASE("the fake device-mapper answers as the kernel does", "[device_mapper]"
                                .data_sectors = 131072,
                                .open = [&](const DmDevice& device) { kernel.open(device); },
                                .close = [&](const DmDevice& device) { kernel.close(device); },
-                               .damage_superblock = [&] { kernel.media.at("/dev/vda").metadata.damaged = true; }};
+                               .damage_superblock = [&] { kernel.media.at("/dev/vda").metadata.damaged = true; },
+                               .grow_metadata = [&] { kernel.media.at("/dev/vda").sectors *= 2; }};
             conformance.run(rig);
             CHECK(kernel.devices.empty());
         }
@@ -57,7 +58,7 @@ TEST_CASE("a fake pool full of data still commits, one full of metadata answers 
     const DmDevice thin{.name = "thin", .uuid = "t"};
     const auto status = [&] { return dm.status(pool).value()->parameters; };
     REQUIRE(dm.create(pool) == 0);
-    REQUIRE(dm.load(pool, {"thin-pool", 12800, "/dev/vda /dev/vdb 128 0"}, false) == 0);
+    REQUIRE(dm.load(pool, {"thin-pool", 12800, "/dev/vda /dev/vdb 128 0 1 error_if_no_space"}, false) == 0);
     REQUIRE(dm.resume(pool) == 0);
     REQUIRE(dm.message(pool, "create_thin 1") == 0);
     REQUIRE(dm.create(thin) == 0);

@@ -76,6 +76,13 @@ inline StoreCopy example_store_copy() {
             .no_dump = "the pool is not in service"};
 }
 
+inline PoolLimits example_pool_limits() {
+    return {.max_bytes = 42949672960,
+            .grow_step_bytes = 2147483648,
+            .min_free_bytes = 107374182,
+            .min_free_metadata_bytes = 3355443};
+}
+
 inline PoolStatus::Reply example_pool_status() {
     return {.name = "default",
             .uuid = kExampleUuid,
@@ -93,6 +100,7 @@ inline PoolStatus::Reply example_pool_status() {
             .backing = "loop",
             .data_device = "/dev/loop0",
             .metadata_device = "/dev/loop1",
+            .limits = example_pool_limits(),
             .warnings = {"metadata is 82 % full"}};
 }
 
@@ -185,6 +193,7 @@ void for_each_device_message(Visitor&& visit) {
     visit_message(visit,
                   DiscardPool{.spec = example_pool_spec(), .own_transaction_id = 4503599627370497, .thin_ids = {0, 1}},
                   state);
+    visit_message(visit, GrowPool{.spec = example_pool_spec()}, state);
     visit_message(visit, ReadPoolStatus{.pool = pool, .superblock = true, .status_only = true}, state);
     visit_message(visit, SetTransactionId{.pool = pool, .from = 4503599627370497, .to = 4503599627370498},
                   example_verdict());
@@ -283,9 +292,12 @@ void for_each_pool_message(Visitor&& visit) {
                              .metadata_device = "/dev/vdc",
                              .adopt = "vg-pool",
                              .force = true,
-                             .accept_no_zeroing = true},
+                             .accept_no_zeroing = true,
+                             .limits = example_pool_limits()},
                   example_pool_status());
     visit_message(visit, PoolStart{.read_only = true}, example_pool_status());
+    visit_message(visit, PoolGrow{.data_bytes = 21474836480, .metadata_bytes = 33554432},
+                  {.changed = true, .pool = example_pool_status()});
     visit_message(visit, PoolRebuild{.data_device = "/dev/vdb", .metadata_device = "/dev/vdc", .adopt = "vg-pool"},
                   {.pool = example_pool_status(),
                    .backup_taken_at = "2026-11-22T10:11:12.345Z",
