@@ -111,6 +111,7 @@ Result<ConfigFile> read_config(const std::string& file, const std::vector<Number
                                      {"log-level", &found.log_level, complain_about_level},
                                      {"reconcile", &found.reconcile, complain_about_duration},
                                      {"store-backup", &found.store_backup, complain_about_interval},
+                                     {"trim", &found.trim, complain_about_interval},
                                      {"socket", &found.socket},
                                      {"timeout", &found.timeout, complain_about_duration}};
     for (const NumberOption& option : own) settings.push_back({option.name, nullptr, {}, &option});
@@ -172,6 +173,7 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
         if (level->count() == 0 && !file->log_level.empty()) options.log_level = file->log_level;
         if (!file->reconcile.empty()) options.reconcile = file->reconcile;
         if (!file->store_backup.empty()) options.store_backup = file->store_backup;
+        if (!file->trim.empty()) options.trim = file->trim;
         for (std::size_t i = 0; i < own.size(); ++i) {
             if (flags[i]->count() > 0) *own[i].value = given[i];
         }

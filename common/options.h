@@ -22,6 +22,7 @@ struct ServiceOptions {
     std::string log_level = "info";
     std::string reconcile = "10m";    // In the file only: between two comparisons of store, pool and kernel.
     std::string store_backup = "1h";  // Likewise: between two backups of the store beside it; "0": none.
+    std::string trim = "0";  // Likewise: between two trims of all volumes that are mounted writable; "0": none.
 };
 
 // A program's own option: --name VALUE, or name = VALUE in the file.
@@ -47,6 +48,7 @@ struct ConfigFile {
     std::string log_level = {};
     std::string reconcile = {};     // A duration, checked.
     std::string store_backup = {};  // Likewise, or "0".
+    std::string trim = {};          // Likewise, or "0".
     std::string socket = {};        // The command line's, as the rest.
     std::string timeout = {};       // A duration, checked.
 };

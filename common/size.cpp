@@ -82,7 +82,7 @@ Result<std::chrono::milliseconds> parse_duration(std::string_view text) {
     constexpr std::uint64_t kMost = std::uint64_t{1000} * 3600 * 1000;
     const auto bad = [&](std::string_view why) {
         return Error{Errc::invalid_argument,
-                     fmt::format("duration '{}': {}; write it as 500ms, 30s, 2m or 1h", text, why)};
+                     fmt::format("duration '{}': {}; write it as 500ms, 30s, 2m, 1h, 2d or 1w", text, why)};
     };
     std::uint64_t number = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -93,6 +93,8 @@ Result<std::chrono::milliseconds> parse_duration(std::string_view text) {
     if (unit == "s") scale = 1000;
     if (unit == "m") scale = 60 * 1000;
     if (unit == "h") scale = 3600 * 1000;
+    if (unit == "d") scale = 24 * 3600 * 1000;
+    if (unit == "w") scale = 7 * 24 * 3600 * 1000;
     if (scale == 0) return bad(unit.empty() ? "the unit is missing" : fmt::format("'{}' is not a unit", unit));
     if (error == std::errc::result_out_of_range || number > kMost / scale) return bad("it is more than 1000h");
     if (number == 0) return bad("it must be more than 0");

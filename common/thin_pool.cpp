@@ -246,15 +246,17 @@ ThinPoolSuperblock parse_superblock(std::string_view bytes) {
     return superblock;
 }
 
-Result<std::vector<ThinListEntry>> parse_thin_list(std::string_view text) {
+Result<std::vector<ThinListEntry>> parse_thin_list(std::string_view text, Sharing sharing) {
+    const std::size_t fields = sharing == Sharing::counted ? 4 : 3;
     std::vector<ThinListEntry> entries;
     while (!text.empty()) {
         const auto newline = text.find('\n');
         const auto line = text.substr(0, newline);
         const auto words = split(line);
         ThinListEntry entry;
-        if (newline == std::string_view::npos || words.size() != 3 || !parse_number(words[0], entry.thin_id) ||
-            !parse_number(words[1], entry.mapped_blocks) || !parse_number(words[2], entry.transaction_id)) {
+        if (newline == std::string_view::npos || words.size() != fields || !parse_number(words[0], entry.thin_id) ||
+            !parse_number(words[1], entry.mapped_blocks) || !parse_number(words[2], entry.transaction_id) ||
+            (fields == 4 && !parse_number(words[3], entry.exclusive_blocks))) {
             return Error{Errc::internal, fmt::format("parse list of thin devices: unexpected line '{}'", line)};
         }
         entries.push_back(entry);
@@ -262,6 +264,14 @@ Result<std::vector<ThinListEntry>> parse_thin_list(std::string_view text) {
     }
     std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.thin_id < b.thin_id; });
     return entries;
+}
+
+// "<mapped sectors> <highest mapped sector>", or "0 -", "Fail", "Error".
+std::optional<std::uint64_t> parse_thin_status(std::string_view text) {
+    const auto words = split(text);
+    std::uint64_t mapped = 0;
+    if (words.size() != 2 || !parse_number(words[0], mapped)) return std::nullopt;
+    return mapped;
 }
 
 std::uint64_t default_metadata_sectors(std::uint64_t data_sectors, std::uint32_t block_sectors) {

@@ -118,14 +118,22 @@ std::uint32_t superblock_checksum(std::string_view bytes);
 struct ThinListEntry {
     std::uint32_t thin_id = 0;
     std::uint64_t mapped_blocks = 0;
-    std::uint64_t transaction_id = 0;  // The pool's, when the thin was made.
+    std::uint64_t transaction_id = 0;    // The pool's, when the thin was made.
+    std::uint64_t exclusive_blocks = 0;  // Mapped by no other thin; 0 unless counted.
 };
 
-inline constexpr const char* kThinListFields = "DEV,MAPPED_BLOCKS,TRANSACTION";
+// Whether a list of thins says how much each has for itself: for that thin_ls must look at every mapping, twice.
+enum class Sharing : std::uint8_t { ignored, counted };
 
-// Output of `thin_ls --no-headers -o DEV,MAPPED_BLOCKS,TRANSACTION`, sorted by id. Anything odd, also
-// a last line without its newline, is an error: half a list would make volumes look lost.
-Result<std::vector<ThinListEntry>> parse_thin_list(std::string_view text);
+inline constexpr const char* kThinListFields = "DEV,MAPPED_BLOCKS,TRANSACTION";
+inline constexpr const char* kThinSharingFields = "DEV,MAPPED_BLOCKS,TRANSACTION,EXCLUSIVE_BLOCKS";
+
+// Output of `thin_ls --no-headers -o` with these fields, sorted by id. Anything odd, also a last line
+// without its newline, is an error: half a list would make volumes look lost.
+Result<std::vector<ThinListEntry>> parse_thin_list(std::string_view text, Sharing sharing = Sharing::ignored);
+
+// The mapped sectors in a thin target's status; nothing where the pool cannot tell.
+std::optional<std::uint64_t> parse_thin_status(std::string_view text);
 
 inline constexpr std::uint64_t kMinMetadataSectors = (std::uint64_t{4} << 20U) / kSectorBytes;
 // 255 space map entries of 16,320 blocks: the kernel uses no more.

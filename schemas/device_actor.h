@@ -77,8 +77,9 @@ struct PoolState {
 struct ThinDevice {
     std::uint32_t thin_id = 0;
     std::uint64_t mapped_blocks = 0;
-    std::uint64_t transaction_id = 0;  // The pool's, at the thin's creation: its birth mark.
-    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, transaction_id)
+    std::uint64_t transaction_id = 0;    // The pool's, at the thin's creation: its birth mark.
+    std::uint64_t exclusive_blocks = 0;  // Mapped by no other thin; with ListThins::sharing.
+    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, transaction_id, exclusive_blocks)
 };
 
 // Makes what a new pool lies on, zeroes the first 4 KiB of the metadata, and loads the table: this
@@ -303,7 +304,8 @@ struct ActiveDevice {
     bool read_only = false;
     bool live_table = false;
     std::string path;
-    MSGPACK_DEFINE_MAP(thin_id, size_sectors, open_count, suspended, read_only, live_table, path)
+    std::optional<std::uint64_t> mapped_sectors;  // With ListActive::mapped, if the pool can tell.
+    MSGPACK_DEFINE_MAP(thin_id, size_sectors, open_count, suspended, read_only, live_table, path, mapped_sectors)
 };
 
 // Every dm device whose uuid says it is a thin of this pool. Needs no pool to be loaded. At most
@@ -317,7 +319,8 @@ struct ListActive {
     };
     PoolRef pool;
     std::int64_t after_thin_id = -1;
-    MSGPACK_DEFINE_MAP(pool, after_thin_id)
+    bool mapped = false;
+    MSGPACK_DEFINE_MAP(pool, after_thin_id, mapped)
 };
 
 // The two internal thin devices: 0 holds the pool's label, 1 the ring of store backups. Only these are ever read or
@@ -381,7 +384,8 @@ struct ListThins {
     PoolRef pool;
     std::int64_t after_thin_id = -1;
     bool release_held = false;  // First release one that is held: a dead actor's. Refused for an adopted pool.
-    MSGPACK_DEFINE_MAP(pool, after_thin_id, release_held)
+    bool sharing = false;       // With exclusive_blocks, which may take minutes.
+    MSGPACK_DEFINE_MAP(pool, after_thin_id, release_held, sharing)
 };
 
 // thin_dump of a metadata snapshot, which is released on every path, into DIR/pool/backups/NAME.xml.gz: durable when

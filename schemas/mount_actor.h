@@ -78,6 +78,21 @@ struct Unmount {
     MSGPACK_DEFINE_MAP(directory, dm_uuid, force, pool_sound, shut_down)
 };
 
+// Discards what the mounted file system does not use in this stretch of it: what lies behind its end is none. Refuses
+// (invalid_argument) another life's mount, and where nothing is mounted. unimplemented: its device takes no discards.
+struct Trim {
+    static constexpr const char* kType = "mount.trim";
+    struct Reply {
+        std::uint64_t trimmed_bytes = 0;
+        MSGPACK_DEFINE_MAP(trimmed_bytes)
+    };
+    std::string directory;
+    std::string dm_uuid;
+    std::uint64_t offset_bytes = 0;
+    std::uint64_t length_bytes = 0;
+    MSGPACK_DEFINE_MAP(directory, dm_uuid, offset_bytes, length_bytes)
+};
+
 struct MountedVolume {
     std::string directory;
     std::string id;       // From the id file; empty if it is missing.

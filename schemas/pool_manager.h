@@ -151,6 +151,19 @@ struct PoolRepair {
     MSGPACK_DEFINE_MAP(evict, spare, accept_loss)
 };
 
+// Counts what volumes take of the pool, for volume.show and volume.list: what active ones have mapped, as the kernel
+// knows it, or with `exact` what all have and share, from a snapshot of the pool's metadata. That may take minutes.
+// unavailable, in_use: the pool is not in service, or another program holds its metadata snapshot.
+struct PoolMeasure {
+    static constexpr const char* kType = "pool.measure";
+    struct Reply {
+        std::uint64_t volumes = 0;  // That were counted.
+        MSGPACK_DEFINE_MAP(volumes)
+    };
+    bool exact = false;
+    MSGPACK_DEFINE_MAP(exact)
+};
+
 // ---- volumes ---------------------------------------------------------------------------------
 
 struct Lease {
@@ -161,7 +174,7 @@ struct Lease {
 
 struct Volume {
     std::string id;
-    std::string parent;  // The name it was cloned from; empty for none.
+    std::string parent;  // The volume it was cloned from, by the last name that had; empty for none.
     std::string kind;    // volume or image.
     std::string state;   // creating, ready, removing, lost.
     std::uint32_t thin_id = 0;
@@ -173,8 +186,14 @@ struct Volume {
     std::vector<Lease> leases;
     std::optional<std::string> device;  // Absent unless active.
     std::optional<std::string> mount;   // Absent unless mounted.
+    // What it takes of the pool, as pool.measure last counted it, by `as_of` (RFC 3339 UTC); absent until then. A
+    // removal gives the exclusive ones back.
+    std::optional<std::uint64_t> mapped_bytes;     // Of active ones as of any later pool.measure.
+    std::optional<std::uint64_t> exclusive_bytes;  // In blocks that nobody else has.
+    std::optional<std::uint64_t> shared_bytes;     // In blocks that others have, too.
+    std::optional<std::string> as_of;
     MSGPACK_DEFINE_MAP(id, parent, kind, state, thin_id, transaction_id, size_bytes, fs, created_at, labels, leases,
-                       device, mount)
+                       device, mount, mapped_bytes, exclusive_bytes, shared_bytes, as_of)
 };
 
 struct VolumeCreate {
@@ -209,6 +228,74 @@ struct VolumeRemove {
     bool must_exist = false;    // Otherwise an unknown id is success.
     std::uint32_t thin_id = 0;  // If given: only that life of the name.
     MSGPACK_DEFINE_MAP(id, wait, must_exist, thin_id)
+};
+
+// Makes it larger, online: first its device, if that is active, then its file system, at once where it is mounted
+// writable and else with the next such mount. From the moment it is accepted it has the new size, whatever becomes of
+// the rest; an error afterwards says that device or file system do not have it yet. Never smaller (invalid_argument).
+struct VolumeResize {
+    static constexpr const char* kType = "volume.resize";
+    struct Reply {
+        Volume volume;
+        bool changed = false;  // False: it had that size.
+        MSGPACK_DEFINE_MAP(volume, changed)
+    };
+    std::string id;
+    std::uint64_t size_bytes = 0;
+    MSGPACK_DEFINE_MAP(id, size_bytes)
+};
+
+// Makes it an image: from now on nobody writes to it, and it is got and attached read-only. Its file system is mounted
+// once before, so that none of its journal is left to replay. in_use with details["holders"]: who may write to it, or
+// has it attached.
+struct VolumeFreeze {
+    static constexpr const char* kType = "volume.freeze";
+    struct Reply {
+        Volume volume;
+        bool changed = false;  // False: it was one.
+        MSGPACK_DEFINE_MAP(volume, changed)
+    };
+    std::string id;
+    MSGPACK_DEFINE_MAP(id)
+};
+
+// The name goes to the same volume, with all that it is; clones of it name their parent anew. in_use while it is
+// mounted, as the path has the name.
+struct VolumeRename {
+    static constexpr const char* kType = "volume.rename";
+    struct Reply {
+        Volume volume;
+        bool changed = false;  // False: both names are one.
+        MSGPACK_DEFINE_MAP(volume, changed)
+    };
+    std::string id;
+    std::string new_id;
+    MSGPACK_DEFINE_MAP(id, new_id)
+};
+
+struct VolumeLabel {
+    static constexpr const char* kType = "volume.label";
+    using Reply = Volume;
+    std::string id;
+    Labels set;
+    std::vector<std::string> remove;  // Keys; one that is not there is no error.
+    MSGPACK_DEFINE_MAP(id, set, remove)
+};
+
+// Gives blocks back to the pool that the file system of a volume does not use: of one that is mounted writable, else
+// invalid_argument. Slowly and in small parts, and no longer than some seconds or until nobody waits: the answer says
+// where to go on.
+struct VolumeTrim {
+    static constexpr const char* kType = "volume.trim";
+    struct Reply {
+        std::uint64_t trimmed_bytes = 0;      // By this request, as the file system counts them.
+        std::uint64_t next_offset_bytes = 0;  // For the next one.
+        bool complete = false;                // There is no more to do.
+        MSGPACK_DEFINE_MAP(trimmed_bytes, next_offset_bytes, complete)
+    };
+    std::string id;
+    std::uint64_t offset_bytes = 0;
+    MSGPACK_DEFINE_MAP(id, offset_bytes)
 };
 
 struct VolumeGet {

@@ -10,7 +10,8 @@ CREATE TABLE host (
     store_uuid     TEXT NOT NULL,     -- New after a restore and after a rebuild.
     boot_id        TEXT NOT NULL,     -- Of the kernel that the leases were last true under.
     next_operation INTEGER NOT NULL,  -- Operation numbers below this may have been used.
-    restored       INTEGER NOT NULL   -- 1: put in place from a backup. Its rows are not believed before a rebuild.
+    restored       INTEGER NOT NULL,  -- 1: put in place from a backup. Its rows are not believed before a rebuild.
+    trimmed_at     INTEGER NOT NULL   -- When all mounted volumes were last trimmed by themselves; 0: never.
 ) STRICT;
 
 CREATE TABLE pool (
@@ -43,7 +44,7 @@ CREATE TABLE volume (
     kind          TEXT NOT NULL CHECK (kind = 'volume' OR kind = 'image' OR kind = 'internal'),
     state         TEXT NOT NULL CHECK (state = 'creating' OR state = 'ready' OR state = 'removing'),
     filling       INTEGER NOT NULL DEFAULT 0,  -- In the pool, but `creating` until its filler says it is whole.
-    parent        TEXT NOT NULL,      -- The name it was cloned from, as it was then; '' for none.
+    parent        TEXT NOT NULL,      -- The last name of what it was cloned from; '' for none.
     origin_id     INTEGER,            -- The thin id it is a snapshot of; NULL for none.
     size_sectors  INTEGER NOT NULL CHECK (size_sectors > 0),
     fs_sectors    INTEGER NOT NULL,   -- What its file system fills; less than size_sectors: to be grown at the next mount.
@@ -59,7 +60,7 @@ CREATE TABLE volume (
 CREATE TABLE operation (
     number        INTEGER PRIMARY KEY,
     type          TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool' OR
-                                       type = 'rewind' OR type = 'grow'),
+                                       type = 'rewind' OR type = 'grow' OR type = 'resize'),
     thin_id       INTEGER,            -- Of the volume; NULL for the pool.
     request_id    TEXT,               -- Whose answer is owed; NULL once answered, or nobody's.
     body          BLOB NOT NULL,      -- The request's body, msgpack.

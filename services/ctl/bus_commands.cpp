@@ -29,6 +29,15 @@ void show_elements(schemas::Volume& volume) {
 void show_elements(schemas::VolumeCreate::Reply& reply) {
     show_elements(reply.volume);
 }
+void show_elements(schemas::VolumeResize::Reply& reply) {
+    show_elements(reply.volume);
+}
+void show_elements(schemas::VolumeFreeze::Reply& reply) {
+    show_elements(reply.volume);
+}
+void show_elements(schemas::VolumeRename::Reply& reply) {
+    show_elements(reply.volume);
+}
 void show_elements(schemas::VolumeList::Reply& reply) {
     show_elements(reply.volumes.emplace_back());
 }
@@ -63,10 +72,11 @@ std::vector<Described> describe_all() {
 
 std::vector<Described> describe_bus() {
     using namespace schemas;
-    return describe_all<PoolStatus, PoolCreate, PoolStart, PoolRepair, PoolRewind, VolumeCreate, VolumeRemove,
-                        VolumeGet, VolumePut, VolumeAttach, VolumeDetach, VolumeExists, VolumeShow, VolumeList,
-                        LeaseList, OperationList, OperationWait, SystemStatus, SystemCleanup, SystemFsck, StoreBackup,
-                        StoreList, EventSince>();
+    return describe_all<PoolStatus, PoolCreate, PoolStart, PoolRepair, PoolRewind, PoolMeasure, VolumeCreate,
+                        VolumeRemove, VolumeResize, VolumeFreeze, VolumeRename, VolumeLabel, VolumeTrim, VolumeGet,
+                        VolumePut, VolumeAttach, VolumeDetach, VolumeExists, VolumeShow, VolumeList, LeaseList,
+                        OperationList, OperationWait, SystemStatus, SystemCleanup, SystemFsck, StoreBackup, StoreList,
+                        EventSince>();
 }
 
 Json json_of(const Described& described) {

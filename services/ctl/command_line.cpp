@@ -174,6 +174,24 @@ void Grammar::add_volume_commands() {
     remove->add_flag("--wait", arguments_.wait, "until their space is back");
     remove->add_flag("--must-exist", arguments_.must_exist, "an unknown one is an error");
 
+    CLI::App* resize = command("resize", volume_resize, "make a volume larger, mounted or not");
+    id(resize);
+    text(resize, "SIZE", arguments_.size, "its new size, as 20G", "")->required();
+
+    id(command("freeze", volume_freeze, "make a volume a read-only image for good"));
+
+    CLI::App* rename = command("rename", volume_rename, "give a volume another name");
+    text(rename, "OLD", arguments_.id, "the volume", "")->required();
+    text(rename, "NEW", arguments_.new_id, "its new name", "")->required();
+
+    CLI::App* label = command("label", volume_label, "change the labels of a volume");
+    id(label);
+    texts(label, "LABEL", arguments_.labels, "K=V sets one, K- takes it away", "")->required();
+
+    CLI::App* trim = command("trim", volume_trim, "give back to the pool what mounted volumes do not use");
+    CLI::Option* trimmed = texts(trim, "ID", arguments_.ids, "the volumes", "");
+    trim->add_flag("--all", arguments_.all, "all that are mounted writable")->excludes(trimmed);
+
     CLI::App* get = command("get", volume_get, "mount a volume and print where; takes a lease");
     id(get);
     text(get, "--mount-label", arguments_.mount_label, "the SELinux context of the mount", "LABEL");
@@ -209,8 +227,13 @@ void Grammar::add_list_commands() {
     CLI::App* list = command("ls", volume_list, "list volumes");
     texts(list, "--filter", arguments_.labels, "only those with this label; may be repeated", "K=V")
         ->allow_extra_args(false);
-    id(command("show", volume_show, "everything about one volume"));
-    command("tree", volume_tree, "volumes below what they were cloned from");
+    CLI::App* show = command("show", volume_show, "everything about one volume");
+    id(show);
+    show->add_flag("--space", arguments_.space, "and look at what it has mapped now");
+    CLI::App* tree = command("tree", volume_tree, "volumes below what they were cloned from");
+    tree->add_flag("--space", arguments_.space, "and what they take of the pool");
+    CLI::App* df = command("df", volume_space, "what the volumes take of the pool, and what removing one gives back");
+    df->add_flag("--exact", arguments_.exact, "count all of them, and what they share, anew");
     command("leases", lease_list, "who holds what");
 }
 

@@ -13,6 +13,7 @@ namespace cowslip::ctl {
 // All that any command takes; each uses its part. Sizes and labels are still text here.
 struct Arguments {
     std::string id;
+    std::string new_id;
     std::vector<std::string> ids;
     std::string parent;
     std::string size;
@@ -28,6 +29,9 @@ struct Arguments {
     bool remove = false;
     bool all_holders = false;
     bool repair = false;
+    bool exact = false;
+    bool all = false;
+    bool space = false;
 
     std::string pool_name;
     std::string loop_size;

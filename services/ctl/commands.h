@@ -22,6 +22,11 @@ Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments);
 // volume_commands.cpp
 Result<int> volume_create(Session& session, const Arguments& arguments);
 Result<int> volume_remove(Session& session, const Arguments& arguments);
+Result<int> volume_resize(Session& session, const Arguments& arguments);
+Result<int> volume_freeze(Session& session, const Arguments& arguments);
+Result<int> volume_rename(Session& session, const Arguments& arguments);
+Result<int> volume_label(Session& session, const Arguments& arguments);
+Result<schemas::VolumeLabel> make_volume_label(const Arguments& arguments);
 Result<int> volume_get(Session& session, const Arguments& arguments);
 Result<int> volume_put(Session& session, const Arguments& arguments);
 Result<int> volume_exists(Session& session, const Arguments& arguments);
@@ -30,10 +35,17 @@ Result<int> volume_detach(Session& session, const Arguments& arguments);
 Result<schemas::VolumeCreate> make_volume_create(const Arguments& arguments);
 Result<schemas::Labels> parse_labels(const std::vector<std::string>& labels);
 
+// trim_command.cpp
+Result<int> volume_trim(Session& session, const Arguments& arguments);
+
 // list_commands.cpp
+Result<std::vector<schemas::Volume>> list_all(Session& session, const schemas::Labels& labels);  // All pages.
 Result<int> volume_list(Session& session, const Arguments& arguments);
 Result<int> volume_show(Session& session, const Arguments& arguments);
 Result<int> volume_tree(Session& session, const Arguments& arguments);
+Result<int> volume_space(Session& session, const Arguments& arguments);
+// By what they have for themselves, those first that have most; what was not counted comes last.
+void sort_by_space(std::vector<schemas::Volume>& volumes);
 Result<int> lease_list(Session& session, const Arguments& arguments);
 
 // tree.cpp: the lines of `tree`, each volume with what stands before its name ("│  └─ ").

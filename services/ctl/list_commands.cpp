@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -7,19 +9,6 @@
 namespace cowslip::ctl {
 
 namespace {
-
-// All pages of it.
-Result<std::vector<schemas::Volume>> list_all(Session& session, const schemas::Labels& labels) {
-    std::vector<schemas::Volume> volumes;
-    schemas::VolumeList request;
-    request.labels = labels;
-    while (true) {
-        auto page = TRY(session.call(request, "list volumes"));
-        for (auto& volume : page.volumes) volumes.push_back(std::move(volume));
-        if (!page.more || page.volumes.empty()) return volumes;
-        request.after = volumes.back().id;
-    }
-}
 
 Json json_of(const std::vector<schemas::Volume>& volumes) {
     Json array = Json::array();
@@ -32,7 +21,69 @@ std::string or_dash(const Console& console, const std::string& text) {
     return text.empty() && console.out_is_terminal ? "-" : text;
 }
 
+std::string size_or_dash(const Console& console, const std::optional<std::uint64_t>& bytes) {
+    return or_dash(console, bytes ? console.size(*bytes) : "");
+}
+
+Result<void> measure(Session& session, bool exact) {
+    TRY(session.call(schemas::PoolMeasure{.exact = exact}, "count the pool's blocks"));
+    return {};
+}
+
 }  // namespace
+
+Result<std::vector<schemas::Volume>> list_all(Session& session, const schemas::Labels& labels) {
+    std::vector<schemas::Volume> volumes;
+    schemas::VolumeList request;
+    request.labels = labels;
+    while (true) {
+        auto page = TRY(session.call(request, "list volumes"));
+        for (auto& volume : page.volumes) volumes.push_back(std::move(volume));
+        if (!page.more || page.volumes.empty()) return volumes;
+        request.after = volumes.back().id;
+    }
+}
+
+void sort_by_space(std::vector<schemas::Volume>& volumes) {
+    const auto key = [](const schemas::Volume& volume) {
+        return std::tuple(volume.exclusive_bytes.has_value(), volume.exclusive_bytes.value_or(0),
+                          volume.mapped_bytes.value_or(0));
+    };
+    std::stable_sort(volumes.begin(), volumes.end(), [&](const auto& a, const auto& b) { return key(a) > key(b); });
+}
+
+Result<int> volume_space(Session& session, const Arguments& arguments) {
+    TRY(measure(session, arguments.exact));
+    const auto pool = TRY(session.call(schemas::PoolStatus{}, "read the pool's status"));
+    auto volumes = TRY(list_all(session, {}));
+    sort_by_space(volumes);
+    const Console& console = session.console();
+    if (console.json) {
+        Json array = Json::array();
+        for (const auto& volume : volumes) {
+            const Json all = to_json(volume);
+            Json shown{{"id", all["id"]}, {"size_bytes", all["size_bytes"]}};
+            for (const char* key : {"mapped_bytes", "exclusive_bytes", "shared_bytes", "as_of"}) shown[key] = all[key];
+            array.push_back(std::move(shown));
+        }
+        console.print(Json{{"pool", pool.name},
+                           {"data", to_json(pool.data)},
+                           {"metadata", to_json(pool.metadata)},
+                           {"volumes", std::move(array)}});
+        return 0;
+    }
+    console.note(fmt::format("pool {}: {} of {} used; metadata: {} of {}", pool.name,
+                             console.size(pool.data.used_bytes), console.size(pool.data.total_bytes),
+                             console.size(pool.metadata.used_bytes), console.size(pool.metadata.total_bytes)));
+    Table table({"VOLUME", "SIZE", "MAPPED", "EXCLUSIVE", "SHARED", "AS OF"});
+    for (const auto& volume : volumes) {
+        table.add({volume.id, console.size(volume.size_bytes), size_or_dash(console, volume.mapped_bytes),
+                   size_or_dash(console, volume.exclusive_bytes), size_or_dash(console, volume.shared_bytes),
+                   or_dash(console, volume.as_of.value_or(""))});
+    }
+    table.print(console);
+    return 0;
+}
 
 Result<int> volume_list(Session& session, const Arguments& arguments) {
     const auto labels = TRY(parse_labels(arguments.labels));
@@ -52,6 +103,7 @@ Result<int> volume_list(Session& session, const Arguments& arguments) {
 }
 
 Result<int> volume_show(Session& session, const Arguments& arguments) {
+    if (arguments.space) TRY(measure(session, false));
     const auto volume =
         TRY(session.call(schemas::VolumeShow{.id = arguments.id}, fmt::format("show '{}'", arguments.id)));
     const Console& console = session.console();
@@ -73,22 +125,36 @@ Result<int> volume_show(Session& session, const Arguments& arguments) {
     for (const auto& lease : volume.leases) table.add({"lease", lease.holder + " " + lease.mode});
     table.add({"device", or_dash(console, volume.device.value_or(""))});
     table.add({"mount", or_dash(console, volume.mount.value_or(""))});
+    if (volume.mapped_bytes) table.add({"mapped", console.size(*volume.mapped_bytes)});
+    if (volume.exclusive_bytes) table.add({"exclusive", console.size(*volume.exclusive_bytes)});
+    if (volume.shared_bytes) table.add({"shared", console.size(*volume.shared_bytes)});
+    if (volume.as_of) table.add({"as of", *volume.as_of});
     table.print(console);
     return 0;
 }
 
-Result<int> volume_tree(Session& session, const Arguments& /*arguments*/) {
+Result<int> volume_tree(Session& session, const Arguments& arguments) {
+    if (arguments.space) TRY(measure(session, false));
     const auto volumes = TRY(list_all(session, {}));
     const Console& console = session.console();
     if (console.json) {
         console.print(json_of(volumes));
         return 0;
     }
-    Table table({"VOLUME", "SIZE", "STATE", "LEASES", "MOUNT"});
+    std::vector<std::string> headings = {"VOLUME", "SIZE", "STATE", "LEASES", "MOUNT"};
+    if (arguments.space) headings = {"VOLUME", "SIZE", "MAPPED", "EXCLUSIVE", "SHARED", "AS OF"};
+    Table table(std::move(headings));
     for (const auto& line : tree_lines(volumes)) {
         const auto& volume = *line.volume;
-        table.add({line.branch + volume.id, console.size(volume.size_bytes), volume.state,
-                   std::to_string(volume.leases.size()), or_dash(console, volume.mount.value_or(""))});
+        const std::string name = line.branch + volume.id;
+        if (arguments.space) {
+            table.add({name, console.size(volume.size_bytes), size_or_dash(console, volume.mapped_bytes),
+                       size_or_dash(console, volume.exclusive_bytes), size_or_dash(console, volume.shared_bytes),
+                       or_dash(console, volume.as_of.value_or(""))});
+        } else {
+            table.add({name, console.size(volume.size_bytes), volume.state, std::to_string(volume.leases.size()),
+                       or_dash(console, volume.mount.value_or(""))});
+        }
     }
     table.print(console);
     return 0;

@@ -162,6 +162,67 @@ Result<int> volume_remove(Session& session, const Arguments& arguments) {
     return Removals(session, arguments, *TRY(session.client())).run();
 }
 
+Result<int> volume_resize(Session& session, const Arguments& arguments) {
+    const schemas::VolumeResize request{.id = arguments.id, .size_bytes = TRY(parse_size(arguments.size))};
+    const auto reply = TRY(session.call(request, fmt::format("resize '{}'", arguments.id)));
+    const Console& console = session.console();
+    if (console.json) console.print(to_json(reply.volume));
+    console.note(fmt::format("'{}' {} {}", reply.volume.id, reply.changed ? "now has" : "has",
+                             console.size(reply.volume.size_bytes)));
+    return 0;
+}
+
+Result<int> volume_freeze(Session& session, const Arguments& arguments) {
+    const auto reply =
+        TRY(session.call(schemas::VolumeFreeze{.id = arguments.id}, fmt::format("freeze '{}'", arguments.id)));
+    const Console& console = session.console();
+    if (console.json) console.print(to_json(reply.volume));
+    console.note(fmt::format("'{}' {} an image; next: cowslip create NEW --parent '{}'", reply.volume.id,
+                             reply.changed ? "is now" : "was already", reply.volume.id));
+    return 0;
+}
+
+Result<int> volume_rename(Session& session, const Arguments& arguments) {
+    const schemas::VolumeRename request{.id = arguments.id, .new_id = arguments.new_id};
+    const auto reply = TRY(session.call(request, fmt::format("rename '{}'", arguments.id)));
+    const Console& console = session.console();
+    if (console.json) console.print(to_json(reply.volume));
+    console.note(fmt::format("'{}' is now '{}'", arguments.id, reply.volume.id));
+    return 0;
+}
+
+// "team=blue" sets, "team-" takes away.
+Result<schemas::VolumeLabel> make_volume_label(const Arguments& arguments) {
+    schemas::VolumeLabel request;
+    request.id = arguments.id;
+    std::vector<std::string> set;
+    for (const auto& label : arguments.labels) {
+        if (label.find('=') != std::string::npos) {
+            set.push_back(label);
+        } else if (label.ends_with('-')) {
+            request.remove.push_back(label.substr(0, label.size() - 1));
+        } else {
+            return Error{Errc::invalid_argument,
+                         fmt::format("label '{}': write it as KEY=VALUE to set it, as KEY- to take it away", label)};
+        }
+    }
+    request.set = TRY(parse_labels(set));
+    for (const auto& key : request.remove) {
+        TRY(check_label(key, ""));
+        if (request.set.contains(key)) {
+            return Error{Errc::invalid_argument, fmt::format("label '{}' is both set and taken away", key)};
+        }
+    }
+    return request;
+}
+
+Result<int> volume_label(Session& session, const Arguments& arguments) {
+    const auto request = TRY(make_volume_label(arguments));
+    const auto volume = TRY(session.call(request, fmt::format("label '{}'", arguments.id)));
+    if (session.console().json) session.console().print(to_json(volume));
+    return 0;
+}
+
 Result<int> volume_get(Session& session, const Arguments& arguments) {
     const schemas::VolumeGet request{.id = arguments.id,
                                      .holder = arguments.holder,

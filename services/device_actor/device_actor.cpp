@@ -272,8 +272,10 @@ Result<int> DeviceActor::load_found_thin(const DmInfo& found, const DmTarget& ta
         if (live && same(*live, target)) return found.suspended ? dm_.resume(found.device) : 0;
     }
     if (!found.live_table) return load_or_remove(found.device, target, read_only);
-    const int error_number = dm_.load(found.device, target, read_only);
-    return error_number != 0 ? error_number : dm_.resume(found.device);
+    int error_number = dm_.load(found.device, target, read_only);
+    // A resume alone would freeze the file system and wait for all that is being written: for how long, in a full pool?
+    if (error_number == 0 && !found.suspended) error_number = dm_.suspend(found.device, SuspendMode::no_flush);
+    return error_number != 0 ? error_number : resume_origin(found.device);
 }
 
 // Without a table it is of no use.
@@ -326,6 +328,11 @@ Result<schemas::Resume::Reply> DeviceActor::resume(const schemas::Resume& comman
     return reply;
 }
 
+Result<std::optional<std::uint64_t>> DeviceActor::mapped_sectors(const DmInfo& info) {
+    const auto status = TRY(dm_.status(info.device));
+    return status && status->type == "thin" ? parse_thin_status(status->parameters) : std::nullopt;
+}
+
 Result<schemas::ListActive::Reply> DeviceActor::list_active(const schemas::ListActive& command) {
     TRY(check_pool(command.pool));
     schemas::ListActive::Reply reply;
@@ -346,7 +353,8 @@ Result<schemas::ListActive::Reply> DeviceActor::list_active(const schemas::ListA
                                  .suspended = info.suspended,
                                  .read_only = info.read_only,
                                  .live_table = info.live_table,
-                                 .path = node_path(info.device.name)});
+                                 .path = node_path(info.device.name),
+                                 .mapped_sectors = command.mapped ? TRY(mapped_sectors(info)) : std::nullopt});
     }
     return reply;
 }

@@ -101,6 +101,7 @@ private:
     Result<int> load_thin(const DmDevice& thin, const DmTarget& target, bool read_only, dev_t& number);
     Result<int> load_found_thin(const DmInfo& found, const DmTarget& target, bool read_only);
     int load_or_remove(const DmDevice& thin, const DmTarget& target, bool read_only);
+    Result<std::optional<std::uint64_t>> mapped_sectors(const DmInfo& info);
     Result<Removal> remove_thin(const schemas::PoolRef& pool, std::uint32_t thin_id);
     Result<std::vector<schemas::Holder>> other_devices_of(const DmDevice& pool, std::uint32_t thin_id);
 

@@ -73,7 +73,7 @@ public:
     virtual Result<ThinPoolSuperblock> read_superblock(const std::string& device) = 0;
     virtual Result<void> zero_superblock(const std::string& device) = 0;
     // From the metadata snapshot that is held.
-    virtual Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) = 0;
+    virtual Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device, Sharing sharing) = 0;
     // Likewise, as XML for a pool of so many blocks, into DIR/pool/backups/NAME.xml.gz, durably; then those that are
     // not to be kept are deleted. Its bytes. An error leaves nothing.
     struct Dump {

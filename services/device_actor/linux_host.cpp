@@ -66,8 +66,9 @@ Result<void> LinuxHost::zero_superblock(const std::string& device) {
     return zero_first_block(device);
 }
 
-Result<std::vector<ThinListEntry>> LinuxHost::list_thins(const std::string& metadata_device) {
-    return run_thin_ls({"thin_ls", "--metadata-snap", "--no-headers", "-o", kThinListFields, metadata_device});
+Result<std::vector<ThinListEntry>> LinuxHost::list_thins(const std::string& metadata_device, Sharing sharing) {
+    const char* fields = sharing == Sharing::counted ? kThinSharingFields : kThinListFields;
+    return run_thin_ls({"thin_ls", "--metadata-snap", "--no-headers", "-o", fields, metadata_device}, sharing);
 }
 
 Result<std::uint64_t> LinuxHost::dump_metadata(const std::string& metadata_device, const Dump& wanted) {
@@ -89,11 +90,12 @@ Result<std::uint64_t> LinuxHost::dump_metadata(const std::string& metadata_devic
 }
 
 Result<std::vector<ThinListEntry>> LinuxHost::list_unloaded_thins(const std::string& metadata_device) {
-    return run_thin_ls({"thin_ls", "--no-headers", "-o", kThinListFields, metadata_device});
+    return run_thin_ls({"thin_ls", "--no-headers", "-o", kThinListFields, metadata_device}, Sharing::ignored);
 }
 
-Result<std::vector<ThinListEntry>> LinuxHost::run_thin_ls(std::vector<std::string> arguments) {
+Result<std::vector<ThinListEntry>> LinuxHost::run_thin_ls(std::vector<std::string> arguments, Sharing sharing) {
     ProcessOptions options;
+    if (sharing == Sharing::counted) options.timeout = std::chrono::minutes(10);
     options.arguments = std::move(arguments);
     options.output_limit_bytes = std::size_t{64} << 20U;  // About 40 bytes each.
     options.inherited_fds = {lock_};
@@ -103,7 +105,7 @@ Result<std::vector<ThinListEntry>> LinuxHost::run_thin_ls(std::vector<std::strin
                                                  result.errors.substr(0, result.errors.find('\n')))};
     }
     if (result.output_cut) return Error{Errc::internal, "list thin devices: thin_ls said more than we take"};
-    return parse_thin_list(result.output);
+    return parse_thin_list(result.output, sharing);
 }
 
 int LinuxHost::read_range(const std::string& device, std::uint64_t offset, std::string& data) {

@@ -24,7 +24,7 @@ public:
     Result<void> check_listed(const std::string& path) override;
     Result<ThinPoolSuperblock> read_superblock(const std::string& device) override;
     Result<void> zero_superblock(const std::string& device) override;
-    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) override;
+    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device, Sharing sharing) override;
     Result<std::uint64_t> dump_metadata(const std::string& metadata_device, const Dump& wanted) override;
     Result<void> recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) override;
     Result<std::vector<ThinListEntry>> list_unloaded_thins(const std::string& metadata_device) override;
@@ -44,7 +44,7 @@ public:
 
 private:
     Result<void> run_tool(const std::vector<std::string>& arguments);
-    Result<std::vector<ThinListEntry>> run_thin_ls(std::vector<std::string> arguments);
+    Result<std::vector<ThinListEntry>> run_thin_ls(std::vector<std::string> arguments, Sharing sharing);
     Result<std::string> run_metadata_tool(std::vector<std::string> arguments);
 
     PoolBacking backing_;

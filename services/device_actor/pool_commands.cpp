@@ -448,7 +448,7 @@ Result<schemas::ListThins::Reply> DeviceActor::list_thins(const schemas::ListThi
     }
     std::vector<ThinListEntry> list;
     const auto read = [&](const std::string& device) -> Result<void> {
-        list = TRY(host_.list_thins(device));
+        list = TRY(host_.list_thins(device, command.sharing ? Sharing::counted : Sharing::ignored));
         return {};
     };
     schemas::ListThins::Reply reply;
@@ -457,7 +457,7 @@ Result<schemas::ListThins::Reply> DeviceActor::list_thins(const schemas::ListThi
         if (thin.thin_id <= command.after_thin_id) continue;
         reply.more = reply.thins.size() == kMaxListed;
         if (reply.more) break;
-        reply.thins.push_back({thin.thin_id, thin.mapped_blocks, thin.transaction_id});
+        reply.thins.push_back({thin.thin_id, thin.mapped_blocks, thin.transaction_id, thin.exclusive_blocks});
     }
     return reply;
 }

@@ -64,6 +64,9 @@ public:
     virtual Result<MountOptions> read_options(const std::string& directory) = 0;
     // The file system fills its device, durably.
     virtual Result<void> grow(const std::string& directory) = 0;
+    // Bytes that it has discarded there. unimplemented: its device takes no discards.
+    virtual Result<std::uint64_t> trim(const std::string& directory, std::uint64_t offset_bytes,
+                                       std::uint64_t length_bytes) = 0;
     // The errno of what could not be written, or 0. The kernel tells it once, whoever asks; so it is
     // noted beside the mount, and told from then on, until remove_id. An actor that died in the middle
     // may have been told and noted nothing: that is EIO, unless the pool is sound (schemas::Unmount).

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -260,6 +261,19 @@ Result<void> KernelFilesystems::grow(const std::string& directory) {
     if (!root || fstat(root.get(), &status) != 0) return errno_error(errno, describe("grow", directory));
     const std::uint64_t size = TRY(size_bytes_of(status.st_dev));
     return grow_filesystem(root, size);
+}
+
+Result<std::uint64_t> KernelFilesystems::trim(const std::string& directory, std::uint64_t offset_bytes,
+                                              std::uint64_t length_bytes) {
+    const Fd root = open_beneath(mounts_, mount_point(directory), O_RDONLY | O_DIRECTORY, Mounts::cross);
+    if (!root) return errno_error(errno, describe("trim", directory));
+    fstrim_range range{.start = offset_bytes, .len = length_bytes, .minlen = 0};
+    if (ioctl(root.get(), FITRIM, &range) == 0) return range.len;
+    if (errno == EINVAL && offset_bytes != 0) return 0;  // Behind its end.
+    if (errno == EOPNOTSUPP) {
+        return Error{Errc::unimplemented, describe("trim", directory) + ": its device takes no discards"};
+    }
+    return errno_error(errno, describe("trim", directory));
 }
 
 // What is lost stays lost, however often it is asked again.

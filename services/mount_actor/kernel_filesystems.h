@@ -37,6 +37,8 @@ public:
     Result<void> mount(const schemas::Mount& request) override;
     Result<MountOptions> read_options(const std::string& directory) override;
     Result<void> grow(const std::string& directory) override;
+    Result<std::uint64_t> trim(const std::string& directory, std::uint64_t offset_bytes,
+                               std::uint64_t length_bytes) override;
     Result<std::int32_t> sync(const std::string& directory, bool pool_sound) override;
     Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override;
     Result<void> forget_unsynced(const std::string& directory) override;

@@ -62,6 +62,7 @@ Result<std::string> MountActor::handle(std::string_view type, const msgpack::obj
     if (auto reply = on<schemas::MakeFilesystem>(type, body, run)) return std::move(*reply);
     if (auto reply = on<schemas::Mount>(type, body, run)) return std::move(*reply);
     if (auto reply = on<schemas::Unmount>(type, body, run)) return std::move(*reply);
+    if (auto reply = on<schemas::Trim>(type, body, run)) return std::move(*reply);
     if (auto reply = on<schemas::ListMounts>(type, body, run)) return std::move(*reply);
     return Error{Errc::unimplemented, fmt::format("command '{}': a mount actor has no such command", type)};
 }
@@ -160,6 +161,18 @@ Result<schemas::Unmount::Reply> MountActor::handle(const schemas::Unmount& reque
     TRY(remove_all(request.directory));
     spdlog::debug("unmounted directory={} device={}", request.directory, request.dm_uuid);
     return reply;
+}
+
+Result<schemas::Trim::Reply> MountActor::handle(const schemas::Trim& request) {
+    TRY(check_directory(request.directory));
+    const DirectoryState state = TRY(filesystems_.look(request.directory));
+    if (!state.mounted_uuid || *state.mounted_uuid != request.dm_uuid) {
+        return Error{Errc::invalid_argument, fmt::format("trim '{}': device '{}' is not mounted there",
+                                                         filesystems_.mount_path(request.directory), request.dm_uuid)};
+    }
+    TRY(filesystems_.check_ours(request.dm_uuid));
+    const std::uint64_t trimmed = TRY(filesystems_.trim(request.directory, request.offset_bytes, request.length_bytes));
+    return schemas::Trim::Reply{.trimmed_bytes = trimmed};
 }
 
 // The reverse of the order in which they are made; each is gone or whole.

@@ -54,9 +54,13 @@ Task<void> PoolManager::pool_in_service(Operation& operation) {
 Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, bool read_only) {
     const auto found = devices_.find(row.thin_id);
     if (found != devices_.end() && found->second.complete) {
-        if (found->second.read_only == read_only) co_return found->second.path;
-        Result<void> away = co_await deactivate(operation, row.thin_id);
-        if (!away) co_return away.error();
+        const bool as_wanted = found->second.read_only == read_only;
+        Result<void> changed;
+        if (as_wanted && found->second.size_sectors >= row.size_sectors) co_return found->second.path;
+        if (as_wanted) changed = co_await grow_device(operation, row);
+        if (!as_wanted) changed = co_await deactivate(operation, row.thin_id);
+        if (!changed) co_return changed.error();
+        if (as_wanted) co_return devices_.at(row.thin_id).path;
     }
     if (replaced_.contains(row.thin_id)) {
         co_return Error{Errc::needs_repair, fmt::format("activate '{}': the pool has another device as its thin id {}",
@@ -84,7 +88,11 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
         co_return errno_error(reply->error_number, fmt::format("activate '{}'", operation.subject));
     }
     Device& device = devices_[row.thin_id];
-    device = Device{.path = reply->path, .read_only = read_only};
+    device.path = reply->path;
+    device.read_only = read_only;
+    device.complete = true;
+    device.size_sectors = row.size_sectors;
+    device.idle_since_ms = 0;
     co_return device.path;
 }
 
@@ -275,11 +283,11 @@ void PoolManager::begin_activation_ahead(const CommandKey& key, const VolumeRow&
     Operation& operation = new_operation("activate_ahead", *row.name);
     operation.role = Role::behind;
     operation.waiting_for = schemas::Activate::kType;
-    begin(operation, activation_ahead(key, row.thin_id, std::move(thin), names_.share(kPoolKey)));
+    begin(operation, activation_ahead(key, row, std::move(thin), names_.share(kPoolKey)));
 }
 
-Task<std::string> PoolManager::activation_ahead(CommandKey key, std::uint32_t thin_id, NameLock /*thin*/,
-                                                NameLock /*pool*/) {
+Task<std::string> PoolManager::activation_ahead(CommandKey key, VolumeRow row, NameLock /*thin*/, NameLock /*pool*/) {
+    const std::uint32_t thin_id = row.thin_id;
     const CommandOutcome outcome = co_await actors_.rest(key);
     if (outcome.kind != CommandOutcome::Kind::answered || !outcome.body) {
         maybe_active(thin_id);
@@ -289,7 +297,7 @@ Task<std::string> PoolManager::activation_ahead(CommandKey key, std::uint32_t th
     if (!reply || reply->error_number != 0) maybe_active(thin_id);
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) co_return "";  // The next get is told why.
-    devices_[thin_id] = Device{.path = reply->path};
+    devices_[thin_id] = Device{.path = reply->path, .size_sectors = row.size_sectors};
     now_idle(thin_id);
     co_return "";
 }

@@ -28,6 +28,16 @@ bool may_have_written(const std::vector<LeaseRow>& leases) {
                        [](const LeaseRow& lease) { return is_mount(lease.mode) && !is_read_only(lease.mode); });
 }
 
+// What is frozen nobody may write to.
+Result<void> check_kind(const VolumeRow& row, bool read_only) {
+    if (row.kind != "image" || read_only) return {};
+    return Error{
+        Errc::invalid_argument,
+        fmt::format("volume '{}' is a frozen image: take it with --read-only, or clone it: `cowslip create NEW "
+                    "--parent {}`",
+                    *row.name, *row.name)};
+}
+
 // May `wanted` join the leases that are there? Modes exclude each other; read-only shares with
 // read-only, and a mount is shared by those who want the same one.
 Result<bool> PoolManager::check_lease(const VolumeRow& row, const LeaseWanted& wanted) {
@@ -73,7 +83,8 @@ Task<std::string> PoolManager::bring_up(Operation& operation, VolumeRow row, Lea
         if (!away) co_return away.error();
     }
     // A read-only mount may have a journal to replay, so its device is writable, if it can be.
-    const bool device_read_only = pool_.read_only || (!mounts && is_read_only(wanted.mode));
+    // An image has none.
+    const bool device_read_only = pool_.read_only || row.kind == "image" || (!mounts && is_read_only(wanted.mode));
     Result<std::string> path = co_await activate(operation, row, device_read_only);
     if (path && mounts) path = co_await mount(operation, row, is_read_only(wanted.mode), wanted.mount_label);
     if (!path) now_idle(row.thin_id);
@@ -93,6 +104,8 @@ Task<std::string> PoolManager::get_volume(Operation& operation, schemas::VolumeG
     const auto row = store_.find_volume(request.id);
     if (!row || row->state != "ready")
         co_return Error{Errc::not_found, fmt::format("there is no volume '{}'", request.id)};
+    checked = check_kind(*row, request.read_only);
+    if (!checked) co_return checked.error();
     if (row->fs == "none") {
         co_return Error{Errc::invalid_argument, fmt::format("volume '{}' has no file system: use attach", request.id)};
     }
@@ -118,6 +131,8 @@ Task<std::string> PoolManager::attach_volume(Operation& operation, schemas::Volu
     const auto row = store_.find_volume(request.id);
     if (!row || row->state != "ready")
         co_return Error{Errc::not_found, fmt::format("there is no volume '{}'", request.id)};
+    checked = check_kind(*row, request.read_only);
+    if (!checked) co_return checked.error();
     Result<bool> held = check_lease(*row, wanted);
     if (!held) co_return held.error();
     const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);

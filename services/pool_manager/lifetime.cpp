@@ -120,6 +120,7 @@ Task<std::string> PoolManager::carry_out_rewind(Operation& operation) {
     if (!written) co_return written.error();
     pool_row_ = store_.pool();
     lost_.clear();
+    measured_.clear();
     pool_.snapshots_taken = rewound->superblock.time;
     look_at_lifetimes();
     event("pool.rewound", pool_row_->name,

@@ -514,12 +514,13 @@ Task<void> PoolManager::compare_thins(Operation& operation) {
     co_return settle(views, compare(views));
 }
 
-Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operation, Held held) {
+Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operation, Held held, Sharing sharing) {
     const NameLock lock = co_await names_.acquire(kMetadataSnapKey, LockMode::exclusive);
     std::vector<schemas::ThinDevice> thins;
     const bool own = pool_row_->spec.backing != "adopted";
     schemas::ListThins command;
     command.pool = pool_row_->spec.pool;
+    command.sharing = sharing == Sharing::counted;
     // This key is held: so it is a dead actor's, or somebody else's, who may be reading it.
     command.release_held = own && held == Held::release;
     for (;;) {

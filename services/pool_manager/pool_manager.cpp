@@ -406,6 +406,11 @@ void PoolManager::query(Result<typename Message::Reply> (PoolManager::*handler)(
 void PoolManager::register_handlers() {
     change(&PoolManager::create_volume, &schemas::VolumeCreate::id);
     change(&PoolManager::remove_volume, &schemas::VolumeRemove::id);
+    change(&PoolManager::resize_volume, &schemas::VolumeResize::id);
+    change(&PoolManager::freeze_volume, &schemas::VolumeFreeze::id);
+    change(&PoolManager::rename_volume, &schemas::VolumeRename::id);
+    change(&PoolManager::label_volume, &schemas::VolumeLabel::id);
+    change(&PoolManager::trim_volume, &schemas::VolumeTrim::id);
     change(&PoolManager::get_volume, &schemas::VolumeGet::id);
     change(&PoolManager::put_volume, &schemas::VolumePut::id);
     change(&PoolManager::attach_volume, &schemas::VolumeAttach::id);
@@ -418,6 +423,7 @@ void PoolManager::register_handlers() {
     change(&PoolManager::repair_request);
     change(&PoolManager::cleanup);
     change(&PoolManager::fsck);
+    change(&PoolManager::measure_pool);
     change(&PoolManager::wait_for_operation);
     change(&PoolManager::backup_store);
     query(&PoolManager::list_backups);

@@ -5,13 +5,13 @@
 // which is the ordinary code started from the rows, sends what was owed. Memory holds only what
 // waits (clients, queues) and what the kernel was last seen to be; none of it is truth.
 //
-// Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; leases.cpp get, put,
+// Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; resize.cpp;
+// naming.cpp freeze, rename, labels; leases.cpp get, put,
 // attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
 // faults.cpp what goes wrong with it; identity.cpp what the pool says of itself (label, store backups);
 // store_backup.cpp backups of the store beside it; rebuild.cpp the store made anew; lifetime.cpp its clock and thin
-// ids; grow.cpp its size; space.cpp its
-// room; reconcile.cpp store, pool and kernel compared; recovery.cpp the start; queries.cpp what
-// changes nothing.
+// ids; grow.cpp its size; space.cpp its room; reconcile.cpp store, pool and kernel compared; measure.cpp what volumes
+// take of the pool; trim.cpp what they give back; recovery.cpp the start; queries.cpp what changes nothing.
 #pragma once
 
 #include <array>
@@ -96,6 +96,7 @@ struct ManagerOptions {
     std::int64_t idle_ms = 2000;             // For how long.
     std::int64_t reconcile_ms = 600000;      // Between two comparisons of store, pool and kernel.
     std::int64_t store_backup_ms = 3600000;  // Between two backups of the store beside it, if it changes; 0: none.
+    std::int64_t trim_ms = 0;                // Between two trims of all that is mounted writable; 0: none.
     int backup_pages = 256;                  // Of the store that a turn copies: 1 MiB.
     // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
     std::function<bool()> has_room = [] { return true; };
@@ -176,7 +177,8 @@ private:
     struct Device {
         std::string path = {};
         bool read_only = false;
-        bool complete = true;         // False: its maker died before it had a table.
+        bool complete = true;  // False: its maker died before it had a table.
+        std::uint64_t size_sectors = 0;
         std::string mount_path = {};  // Empty: not mounted.
         std::string directory = {};   // Below DIR/mnt, if mounted.
         bool mount_read_only = false;
@@ -264,6 +266,23 @@ private:
     Task<bool> delete_thin(Operation& operation, const std::string& subject);
     void undo(Operation& operation, const Error& error);
 
+    // resize.cpp
+    Task<std::string> resize_volume(Operation& operation, schemas::VolumeResize request);
+    Task<std::string> carry_out_resize(Operation& operation);
+    Task<std::string> resume_resize(Operation& operation);
+    Task<void> follow_size(Operation& operation);
+    Task<void> grow_device(Operation& operation, VolumeRow row);
+    Result<void> plan_resize(Operation& operation, const VolumeRow& row, std::uint64_t sectors);
+    void end_resize(Operation& operation, const Error& error);
+
+    // naming.cpp
+    Task<std::string> freeze_volume(Operation& operation, schemas::VolumeFreeze request);
+    Task<void> make_still(Operation& operation, VolumeRow row);
+    Result<void> check_still(const VolumeRow& row);
+    Task<std::string> rename_volume(Operation& operation, schemas::VolumeRename request);
+    Result<void> check_rename(const VolumeRow& row, const std::string& name);
+    Task<std::string> label_volume(Operation& operation, schemas::VolumeLabel request);
+
     // leases.cpp
     Task<std::string> get_volume(Operation& operation, schemas::VolumeGet request);
     Task<std::string> attach_volume(Operation& operation, schemas::VolumeAttach request);
@@ -308,7 +327,7 @@ private:
     Task<std::string> put_away(Operation& operation, std::uint32_t thin_id);
     bool may_activate_ahead(const VolumeRow& row) const;
     void begin_activation_ahead(const CommandKey& key, const VolumeRow& row, NameLock thin);
-    Task<std::string> activation_ahead(CommandKey key, std::uint32_t thin_id, NameLock thin, NameLock pool);
+    Task<std::string> activation_ahead(CommandKey key, VolumeRow row, NameLock thin, NameLock pool);
     void maybe_active(std::uint32_t thin_id);
 
     // pool.cpp
@@ -326,7 +345,8 @@ private:
     Task<void> compare_thins(Operation& operation);
     // Of a metadata snapshot that is held already: release it, or leave it (in_use).
     enum class Held : std::uint8_t { release, keep };
-    Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation, Held held);
+    Task<std::vector<schemas::ThinDevice>> list_thins(Operation& operation, Held held,
+                                                      Sharing sharing = Sharing::ignored);
     Task<std::string> cleanup(Operation& operation, schemas::SystemCleanup request);
     enum class Leased : std::uint8_t {
         ended,    // Synced and unmounted.
@@ -420,6 +440,23 @@ private:
     Task<std::string> resume_rewind(Operation& operation);
     Task<std::string> carry_out_rewind(Operation& operation);
 
+    // measure.cpp
+    struct Measured {
+        std::uint64_t mapped_bytes = 0;
+        std::optional<std::uint64_t> exclusive_bytes;
+        std::int64_t as_of = 0;  // When the exclusive ones were counted; without them, the mapped ones.
+    };
+    Task<std::string> measure_pool(Operation& operation, schemas::PoolMeasure request);
+    Task<std::uint64_t> measure_active(Operation& operation);
+    Task<std::uint64_t> measure_all(Operation& operation);
+
+    // trim.cpp
+    Task<std::string> trim_volume(Operation& operation, schemas::VolumeTrim request);
+    Task<void> trim_part(Operation& operation, std::string id, schemas::VolumeTrim::Reply* reply);
+    Result<VolumeRow> find_trimmable(const std::string& id);
+    Task<std::string> trim_now_and_then(Operation& operation);
+    Task<std::uint64_t> trim_mounted(Operation& operation);
+
     // reconcile.cpp
     Task<std::string> fsck(Operation& operation, schemas::SystemFsck request);
     Task<std::string> reconcile_now_and_then(Operation& operation);
@@ -507,6 +544,7 @@ private:
     std::optional<PoolRow> pool_row_;  // A copy of the row.
     PoolView pool_;
     std::map<std::uint32_t, Device> devices_;
+    std::map<std::uint32_t, Measured> measured_;  // Of volumes, by thin id.
     std::set<std::uint32_t> lost_;      // Rows whose thin id the pool does not have, or has from somebody else.
     std::set<std::uint32_t> replaced_;  // The latter.
     std::set<std::uint32_t> resuming_;  // Devices that could not be resumed, and are tried again.
@@ -563,11 +601,15 @@ inline constexpr std::uint32_t kMaxDeaths = 3;
 std::string error_frame(const std::string& request_id, const Error& error);
 std::string default_holder(const std::string& holder);
 
+// Rounded up to a whole 4 KiB. invalid_argument: no volume may be so small, or so large.
+Result<std::uint64_t> volume_sectors(std::uint64_t bytes);
+
 // The operation's own words for who holds what; at most 16.
 std::vector<std::string> holder_names(const std::vector<LeaseRow>& leases);
 std::vector<std::string> holder_names(const std::vector<schemas::Holder>& holders);
 
 bool may_have_written(const std::vector<LeaseRow>& leases);
+Result<void> check_kind(const VolumeRow& row, bool read_only);  // invalid_argument: writable, and it is an image.
 
 }  // namespace cowslip
 

@@ -38,6 +38,13 @@ schemas::Volume PoolManager::describe(const VolumeRow& row) {
         volume.device = device->second.path;
         if (!device->second.mount_path.empty()) volume.mount = device->second.mount_path;
     }
+    if (const auto found = measured_.find(row.thin_id); found != measured_.end()) {
+        volume.mapped_bytes = found->second.mapped_bytes;
+        volume.exclusive_bytes = found->second.exclusive_bytes;
+        if (volume.exclusive_bytes && *volume.mapped_bytes >= *volume.exclusive_bytes)
+            volume.shared_bytes = *volume.mapped_bytes - *volume.exclusive_bytes;
+        volume.as_of = format_time(found->second.as_of);
+    }
     return volume;
 }
 

@@ -154,7 +154,10 @@ void PoolManager::remember(const Views& views) {
         if (!views.steady(thin_id)) continue;
         Device& device = devices_[thin_id];
         const std::int64_t idle_since_ms = device.idle_since_ms;
-        device = Device{.path = found.path, .read_only = found.read_only, .complete = found.live_table};
+        device = Device{.path = found.path,
+                        .read_only = found.read_only,
+                        .complete = found.live_table,
+                        .size_sectors = found.size_sectors};
         device.idle_since_ms = idle_since_ms;
     }
     for (const auto& found : views.kernel.mounts) {

@@ -49,6 +49,10 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     Operation& backups = new_operation("store_backup", "");
     backups.role = Role::housekeeping;
     begin(backups, back_up_now_and_then(backups));
+    if (options_.trim_ms == 0) return;
+    Operation& trims = new_operation("trim", "");
+    trims.role = Role::housekeeping;
+    begin(trims, trim_now_and_then(trims));
 }
 
 Task<std::string> PoolManager::recover(Operation& operation) {
@@ -201,6 +205,10 @@ void PoolManager::resume_operations() {
             case OperationType::remove:
                 resumed.type = schemas::VolumeRemove::kType;
                 begin_removal(row.number, *row.thin_id, resumed.subject, resumed.attempts);
+                break;
+            case OperationType::resize:
+                resumed.type = schemas::VolumeResize::kType;
+                begin(resumed, resume_resize(resumed));
                 break;
             case OperationType::rewind:
                 resumed.type = schemas::PoolRewind::kType;

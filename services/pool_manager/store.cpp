@@ -63,8 +63,8 @@ LeaseRow read_lease(const Query& row, int first) {
             .taken_at = row.integer(first + 4)};
 }
 
-constexpr std::array<std::string_view, 6> kOperationTypes = {"create",      "template", "remove",
-                                                             "create_pool", "rewind",   "grow"};
+constexpr std::array<std::string_view, 7> kOperationTypes = {"create", "template", "remove", "create_pool",
+                                                             "rewind", "grow",     "resize"};
 
 OperationType parse_operation_type(std::string_view word) {
     for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
@@ -125,7 +125,7 @@ Result<void> Store::migrate() {
         number_of(database_, "SELECT count(*) FROM sqlite_schema") == 0) {
         TRY(
             database_.execute(fmt::format("BEGIN IMMEDIATE; {} PRAGMA application_id={}; PRAGMA user_version={}; "
-                                          "INSERT INTO host VALUES (1, '{}', '', 1, 0); COMMIT;",
+                                          "INSERT INTO host VALUES (1, '{}', '', 1, 0, 0); COMMIT;",
                                           kStoreSql, kApplicationId, kVersion, random_hex())));
         made_now_ = true;
         return {};
@@ -211,6 +211,14 @@ std::string Store::boot_id() {
 
 Result<void> Store::set_boot_id(const std::string& boot_id) {
     return database_.query("UPDATE host SET boot_id = ?").bind(boot_id).run();
+}
+
+std::int64_t Store::trimmed_at() {
+    return number_of(database_, "SELECT trimmed_at FROM host");
+}
+
+Result<void> Store::set_trimmed_at(std::int64_t wall_ms) {
+    return database_.query("UPDATE host SET trimmed_at = ?").bind(wall_ms).run();
 }
 
 std::uint64_t Store::next_operation() {
@@ -434,6 +442,32 @@ Result<void> Store::set_volume_filled(std::uint32_t thin_id) {
 
 Result<void> Store::set_volume_removing(std::uint32_t thin_id) {
     return database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL WHERE thin_id = ?")
+        .bind(thin_id)
+        .run();
+}
+
+Result<void> Store::set_size(std::uint32_t thin_id, std::uint64_t sectors) {
+    return database_
+        .query(
+            "UPDATE volume SET size_sectors = ?1, fs_sectors = CASE fs WHEN 'none' THEN ?1 ELSE fs_sectors END "
+            "WHERE thin_id = ?2")
+        .bind(sectors)
+        .bind(thin_id)
+        .run();
+}
+
+Result<void> Store::set_volume_image(std::uint32_t thin_id) {
+    return database_.query("UPDATE volume SET kind = 'image' WHERE thin_id = ?").bind(thin_id).run();
+}
+
+Result<void> Store::rename_volume(std::uint32_t thin_id, std::string_view name) {
+    TRY(database_.query("UPDATE volume SET name = ? WHERE thin_id = ?").bind(name).bind(thin_id).run());
+    return database_.query("UPDATE volume SET parent = ? WHERE origin_id = ?").bind(name).bind(thin_id).run();
+}
+
+Result<void> Store::set_labels(std::uint32_t thin_id, const schemas::Labels& labels) {
+    return database_.query("UPDATE volume SET labels = ? WHERE thin_id = ?")
+        .bind_blob(encode(labels))
         .bind(thin_id)
         .run();
 }

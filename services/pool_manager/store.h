@@ -63,7 +63,7 @@ struct NamedLease {
     LeaseRow lease;
 };
 
-enum class OperationType : std::uint8_t { create, template_, remove, create_pool, rewind, grow };
+enum class OperationType : std::uint8_t { create, template_, remove, create_pool, rewind, grow, resize };
 
 struct OperationRow {
     std::uint64_t number = 0;
@@ -116,6 +116,9 @@ public:
     bool is_restored();
     std::string boot_id();
     Result<void> set_boot_id(const std::string& boot_id);
+    // When all that is mounted was last trimmed by itself, or the first start that was to do so; 0: never.
+    std::int64_t trimmed_at();
+    Result<void> set_trimmed_at(std::int64_t wall_ms);
     // Numbers are reserved in blocks, so that none is used twice even by operations without a row.
     std::uint64_t next_operation();
     Result<void> reserve_operations(std::uint64_t below);
@@ -147,6 +150,11 @@ public:
     Result<void> set_born(std::uint32_t thin_id, std::uint64_t born_max);  // It is in the pool.
     Result<void> set_volume_filled(std::uint32_t thin_id);
     Result<void> set_volume_removing(std::uint32_t thin_id);
+    // fs_sectors stays, except where there is no file system to fill it.
+    Result<void> set_size(std::uint32_t thin_id, std::uint64_t sectors);
+    Result<void> set_volume_image(std::uint32_t thin_id);
+    Result<void> rename_volume(std::uint32_t thin_id, std::string_view name);  // Also as the parent of its clones.
+    Result<void> set_labels(std::uint32_t thin_id, const schemas::Labels& labels);
     Result<void> set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors);
     Result<void> move_volume(std::uint32_t from, std::uint32_t to);  // To another thin id; it has no leases.
     Result<void> delete_volume(std::uint32_t thin_id);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::uint64_t kMiB = 1ULL << 20U;
 constexpr std::uint64_t kDefaultBytes = 10ULL << 30U;
-constexpr std::uint64_t kLargestBytes = 256ULL << 40U;
+constexpr std::uint64_t kLargestVolumeBytes = 256ULL << 40U;
 constexpr std::uint64_t kSmallestXfsBytes = 300 * kMiB;
 constexpr std::uint64_t kSizeStep = 4096;
 constexpr std::int64_t kFirstRemovalBackOffMs = 200;
@@ -27,6 +27,12 @@ constexpr std::int64_t kResumeAgainMs = 1000;
 }  // namespace
 
 // ---- create ----------------------------------------------------------------------------------
+
+Result<std::uint64_t> volume_sectors(std::uint64_t bytes) {
+    if (bytes > kLargestVolumeBytes) return Error{Errc::invalid_argument, "size: at most 256 TiB"};
+    if (bytes < kMiB) return Error{Errc::invalid_argument, "size: at least 1 MiB"};
+    return (bytes + kSizeStep - 1) / kSizeStep * kSizeStep / kSectorBytes;
+}
 
 // What can be said against a request by itself.
 Result<void> PoolManager::check_create(const schemas::VolumeCreate& request) const {
@@ -41,9 +47,7 @@ Result<void> PoolManager::check_create(const schemas::VolumeCreate& request) con
         return Error{Errc::invalid_argument,
                      fmt::format("file system '{}' is not known: ext4, xfs or none", request.fs)};
     }
-    if (request.size_bytes > kLargestBytes) return Error{Errc::invalid_argument, "size: at most 256 TiB"};
-    if (request.size_bytes != 0 && request.size_bytes < kMiB)
-        return Error{Errc::invalid_argument, "size: at least 1 MiB"};
+    if (request.size_bytes != 0) TRY(volume_sectors(request.size_bytes));
     if (!request.get && (request.filling || !request.mount_label.empty() || !request.holder.empty())) {
         return Error{Errc::invalid_argument, "holder, mount label and filling go with get"};
     }
@@ -61,9 +65,8 @@ Result<VolumeRow> PoolManager::plan_volume(const schemas::VolumeCreate& request)
     row.parent = request.parent;
     row.labels = request.labels;
     row.fs = request.fs.empty() ? "ext4" : request.fs;
-    std::uint64_t size = request.size_bytes == 0 ? kDefaultBytes : request.size_bytes;
-    size = (size + kSizeStep - 1) / kSizeStep * kSizeStep;
-    row.size_sectors = size / kSectorBytes;
+    row.size_sectors = TRY(volume_sectors(request.size_bytes == 0 ? kDefaultBytes : request.size_bytes));
+    const std::uint64_t size = row.size_sectors * kSectorBytes;
     row.fs_sectors = row.size_sectors;
     if (!request.parent.empty()) {
         const auto parent = store_.find_volume(request.parent);
@@ -527,6 +530,7 @@ Task<bool> PoolManager::try_removal(Operation& operation, const std::string& sub
     unfind(FindingKind::lost, subject);
     lost_.erase(thin_id);
     devices_.erase(thin_id);
+    measured_.erase(thin_id);
     Result<void> written = store_.delete_volume(thin_id);
     if (written) written = store_.delete_operation(operation.number);
     if (!written) co_return written.error();
@@ -573,6 +577,7 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
 
 // The failure and its undo are one commit: from now on the create is a removal, also after a crash.
 void PoolManager::undo(Operation& operation, const Error& error) {
+    if (operation.type == schemas::VolumeResize::kType) return end_resize(operation, error);
     const auto row = operation.thin_id ? store_.volume(*operation.thin_id) : std::nullopt;
     if (operation.type == "volume.remove" || !row) {
         find(FindingKind::parked, operation.subject, error.message);

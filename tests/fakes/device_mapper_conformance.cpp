@@ -345,6 +345,26 @@ void pool_takes_more_metadata(ConformanceRig& rig) {
     CHECK(rig.dm.remove(pool) == 0);
 }
 
+// While it is open, as a mounted one is.
+void live_thin_grows(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    const auto thin = device("thin");
+    const dev_t number = make_pool(rig, pool);
+    REQUIRE(rig.dm.message(pool, "create_thin 1") == 0);
+    make_thin(rig, thin, number, 1);
+    rig.open(thin);
+    DmTarget larger = thin_target(number, 1);
+    larger.sectors *= 2;
+    REQUIRE(rig.dm.load(thin, larger, false) == 0);
+    CHECK(rig.dm.table(thin).value()->sectors == larger.sectors / 2);
+    REQUIRE(rig.dm.suspend(thin, SuspendMode::no_flush) == 0);
+    REQUIRE(rig.dm.resume(thin) == 0);
+    CHECK(rig.dm.table(thin).value()->sectors == larger.sectors);
+    rig.close(thin);
+    CHECK(rig.dm.remove(thin) == 0);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
 void open_device_stays(ConformanceRig& rig) {
     const auto pool = device("pool");
     const auto thin = device("thin");
@@ -380,6 +400,7 @@ const std::vector<ConformanceCase>& conformance_cases() {
         {"suspending twice is undone by one resume", suspend_does_not_count},
         {"a pool takes a longer table at its resume, and no shorter one", pool_takes_a_longer_table},
         {"a pool looks at each resume how large its metadata's device is", pool_takes_more_metadata},
+        {"a device that is open gets a larger table, with its next resume", live_thin_grows},
         {"a device that somebody has open is not removed", open_device_stays},
     };
     return kCases;

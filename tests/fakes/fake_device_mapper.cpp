@@ -84,9 +84,18 @@ Result<std::optional<DmTarget>> FakeDeviceMapper::status(const DmDevice& device)
         const auto pool_table = TRY(parse_thin_pool_table(target->parameters));
         target->parameters = status_text(kernel_, kernel_.pools.at(kernel_.number_of(device)), pool_table);
     } else {
-        target->parameters = "0 -";
+        target->parameters = thin_status_text(device, target->parameters);
     }
     return target;
+}
+
+std::string FakeDeviceMapper::thin_status_text(const DmDevice& device, const std::string& table) const {
+    const FakePool* pool = kernel_.pool_of(device);
+    if (pool == nullptr || pool->mode == PoolMode::fail) return "Fail";
+    const auto thin = pool->core.thins.find(parse_thin_table(table)->thin_id);
+    const std::uint64_t blocks = thin == pool->core.thins.end() ? 0 : thin->second.mapped_blocks;
+    const std::uint64_t sectors = blocks * pool->core.block_sectors;
+    return blocks == 0 ? "0 -" : std::to_string(sectors) + " " + std::to_string(sectors - 1);
 }
 
 int FakeDeviceMapper::create(const DmDevice& device, dev_t* number) {
@@ -325,6 +334,7 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
         if (origin == core.thins.end()) return ENODATA;
         core.time++;
         core.thins[thin_id] = {.mapped_blocks = origin->second.mapped_blocks,
+                               .born_blocks = origin->second.mapped_blocks,
                                .transaction_id = core.transaction_id,
                                .torn = origin->second.torn || runs(number, origin->first),
                                .used_before = deleted.contains(thin_id)};

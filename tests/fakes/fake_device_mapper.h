@@ -28,6 +28,7 @@ private:
     DmInfo info(dev_t number, std::uint32_t open_count) const;
     int load_pool(dev_t number, DmTarget& target);
     int load_thin(DmTarget& target);
+    std::string thin_status_text(const DmDevice& device, const std::string& table) const;
     bool pool_suspended(dev_t pool) const;
     bool active(dev_t pool, std::uint32_t thin_id) const;
     bool fits(const FakeDmDevice::Table& table) const;

@@ -258,7 +258,7 @@ Result<void> FakeHost::zero_superblock(const std::string& device) {
     return {};
 }
 
-Result<std::vector<ThinListEntry>> FakeHost::list_thins(const std::string& metadata_device) {
+Result<std::vector<ThinListEntry>> FakeHost::list_thins(const std::string& metadata_device, Sharing sharing) {
     if (kernel_.list_thins_fails) return Error{Errc::internal, "thin_ls exited with 1"};
     const std::string medium = kernel_.block(metadata_device)->medium;
     for (const auto& [number, pool] : kernel_.pools) {
@@ -266,6 +266,8 @@ Result<std::vector<ThinListEntry>> FakeHost::list_thins(const std::string& metad
         std::vector<ThinListEntry> list;
         for (const auto& [id, thin] : pool.core.held_thins) {
             list.push_back({.thin_id = id, .mapped_blocks = thin.mapped_blocks, .transaction_id = thin.transaction_id});
+            // As many are shared as it was born with; whether anybody has them still is not modelled.
+            if (sharing == Sharing::counted) list.back().exclusive_blocks = thin.mapped_blocks - thin.born_blocks;
         }
         return list;
     }
@@ -290,7 +292,7 @@ Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Rec
 }
 
 Result<std::uint64_t> FakeHost::dump_metadata(const std::string& metadata_device, const Dump& wanted) {
-    const auto list = TRY(list_thins(metadata_device));
+    const auto list = TRY(list_thins(metadata_device, Sharing::ignored));
     kernel_.effect("dump metadata " + wanted.name);
     std::vector<std::uint32_t> thins;
     for (const ThinListEntry& entry : list) thins.push_back(entry.thin_id);

@@ -21,7 +21,7 @@ public:
     Result<void> check_listed(const std::string& path) override;
     Result<ThinPoolSuperblock> read_superblock(const std::string& device) override;
     Result<void> zero_superblock(const std::string& device) override;
-    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) override;
+    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device, Sharing sharing) override;
     Result<std::uint64_t> dump_metadata(const std::string& metadata_device, const Dump& wanted) override;
     Result<void> recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) override;
     Result<std::vector<ThinListEntry>> list_unloaded_thins(const std::string& metadata_device) override;

@@ -24,6 +24,7 @@ namespace cowslip {
 
 struct FakeThin {
     std::uint64_t mapped_blocks = 0;
+    std::uint64_t born_blocks = 0;     // Of its origin's.
     std::uint64_t transaction_id = 0;  // The pool's at its birth.
     // The kernel does not mind; we do.
     bool torn = false;         // A snapshot of a device that ran.

@@ -31,6 +31,11 @@ FakeFilesystem& FakeMounts::content(const std::string& dm_uuid) {
     return devices_.content ? devices_.content(dm_uuid) : state_.file_systems[dm_uuid];
 }
 
+void FakeMounts::fill(const std::string& dm_uuid) {
+    content(dm_uuid).fills_device = true;
+    if (devices_.sectors) content(dm_uuid).sectors = devices_.sectors(dm_uuid);
+}
+
 Result<void> FakeMounts::check_active(const schemas::DeviceRef& device) const {
     if (devices_.is_active(device)) return {};
     return Error{Errc::invalid_argument, fmt::format("device '{}': it is not '{}'", device.path, device.dm_uuid)};
@@ -53,6 +58,7 @@ Result<void> FakeMounts::format(const schemas::MakeFilesystem& request) {
         return Error{Errc::in_use, fmt::format("device '{}': it is in use", request.device.path)};
     }
     content(request.device.dm_uuid) = FakeFilesystem{.fs = request.fs};
+    fill(request.device.dm_uuid);
     return {};
 }
 
@@ -144,7 +150,15 @@ Result<void> FakeMounts::mount(const schemas::Mount& request) {
         return Error{Errc::needs_repair,
                      fmt::format("mount {} on '{}': it is not there", request.fs, request.device.path)};
     }
-    if (request.grow && !request.read_only) on_device.fills_device = true;
+    if (devices_.sectors && on_device.sectors > devices_.sectors(request.device.dm_uuid)) {
+        return Error{Errc::needs_repair, fmt::format("mount '{}': it is larger than its device", request.device.path)};
+    }
+    const bool device_read_only = devices_.read_only && devices_.read_only(request.device.dm_uuid);
+    if (device_read_only && (on_device.journal || !request.read_only)) {
+        return Error{Errc::needs_repair, fmt::format("mount '{}': its device is read-only", request.device.path)};
+    }
+    on_device.journal = !request.read_only;
+    if (request.grow && !request.read_only) fill(request.device.dm_uuid);
     on_device.cut_off = false;
     found->second.mount =
         FakeMountState::Mount{.dm_uuid = request.device.dm_uuid,
@@ -161,8 +175,18 @@ Result<void> FakeMounts::grow(const std::string& directory) {
     const auto* mount = find_mount(directory);
     if (mount == nullptr) return errno_error(ENOENT, "grow '" + directory + "'");
     if (mount->options.read_only) return errno_error(EROFS, "grow '" + directory + "'");
-    content(mount->dm_uuid).fills_device = true;
+    fill(mount->dm_uuid);
     return {};
+}
+
+// A block of each stretch is not used.
+Result<std::uint64_t> FakeMounts::trim(const std::string& directory, std::uint64_t offset_bytes,
+                                       std::uint64_t length_bytes) {
+    const auto* mount = find_mount(directory);
+    if (mount == nullptr) return errno_error(ENOENT, "trim '" + directory + "'");
+    if (mount->options.read_only) return errno_error(EROFS, "trim '" + directory + "'");
+    state_.trims[mount->dm_uuid].push_back(offset_bytes);
+    return std::min<std::uint64_t>(length_bytes, 4096);
 }
 
 Result<std::int32_t> FakeMounts::sync(const std::string& directory, bool pool_sound) {
@@ -201,6 +225,7 @@ Result<bool> FakeMounts::unmount(const std::string& directory) {
     if (state_.holders.contains(directory)) return false;
     const auto& [uuid, options] = *find_mount(directory);
     const bool wrote = !options.read_only && !state_.directories[directory].shut_down;
+    if (wrote) content(uuid).journal = false;
     if (wrote && devices_.went_back && devices_.went_back(uuid)) content(uuid).cut_off = true;
     state_.directories[directory].mount.reset();
     state_.directories[directory].shut_down = false;

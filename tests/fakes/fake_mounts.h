@@ -17,6 +17,8 @@ struct FakeFilesystem {
     std::string fs;  // Empty: the device is blank.
     bool root_prepared = false;
     bool fills_device = true;
+    std::uint64_t sectors = 0;  // What it takes of its device.
+    bool journal = false;       // To be replayed: it was not unmounted.
     bool cut_off = false;  // It was unmounted, and not shut down, when its pool had gone back to an earlier commit.
 };
 
@@ -36,8 +38,9 @@ struct FakeMountState {
     std::map<std::string, Directory> directories;
     std::map<std::string, FakeFilesystem> file_systems;  // By dm uuid, if nobody else keeps them.
 
-    std::map<std::string, std::vector<schemas::Holder>> holders;  // By directory: its umount fails.
-    std::map<std::string, std::int32_t> sync_errors;              // By dm uuid; each is told once.
+    std::map<std::string, std::vector<schemas::Holder>> holders;   // By directory: its umount fails.
+    std::map<std::string, std::int32_t> sync_errors;               // By dm uuid; each is told once.
+    std::map<std::string, std::vector<std::uint64_t>> trims = {};  // By dm uuid: the offsets.
     bool has_selinux = false;
     std::string own_pool = {};  // Its uuid; empty: every pool is.
 
@@ -50,6 +53,10 @@ struct FakeDevices {
     std::function<bool(const schemas::DeviceRef&)> is_active;
     // What is on a device: a snapshot begins with its origin's. If not given: the state's own.
     std::function<FakeFilesystem&(const std::string& dm_uuid)> content = {};
+    // Sectors of the device that is active with that dm uuid. If not given: sizes are nobody's concern.
+    std::function<std::uint64_t(const std::string& dm_uuid)> sectors = {};
+    // Whether that device refuses writes. If not given: none does.
+    std::function<bool(const std::string& dm_uuid)> read_only = {};
     // Whether its pool has lost a commit. If not given: it has not.
     std::function<bool(const std::string& dm_uuid)> went_back = {};
 };
@@ -76,6 +83,8 @@ public:
     Result<void> mount(const schemas::Mount& request) override;
     Result<MountOptions> read_options(const std::string& directory) override;
     Result<void> grow(const std::string& directory) override;
+    Result<std::uint64_t> trim(const std::string& directory, std::uint64_t offset_bytes,
+                               std::uint64_t length_bytes) override;
     Result<std::int32_t> sync(const std::string& directory, bool pool_sound) override;
     Result<std::optional<std::int32_t>> find_unsynced(const std::string& directory) override;
     Result<void> forget_unsynced(const std::string& directory) override;
@@ -85,6 +94,7 @@ public:
 
 private:
     FakeFilesystem& content(const std::string& dm_uuid);
+    void fill(const std::string& dm_uuid);
     Result<void> check_active(const schemas::DeviceRef& device) const;
     // Null unless something is mounted there.
     FakeMountState::Mount* find_mount(const std::string& directory);

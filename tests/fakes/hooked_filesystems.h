@@ -63,6 +63,11 @@ public:
         before_("grow");
         return inner_.grow(directory);
     }
+    Result<std::uint64_t> trim(const std::string& directory, std::uint64_t offset_bytes,
+                               std::uint64_t length_bytes) override {
+        before_("trim");
+        return inner_.trim(directory, offset_bytes, length_bytes);
+    }
     Result<std::int32_t> sync(const std::string& directory, bool pool_sound) override {
         before_("sync");
         return inner_.sync(directory, pool_sound);

@@ -119,9 +119,9 @@ public:
         if (faults_.fails()) return failed_call("zero superblock");
         return FakeHost::zero_superblock(device);
     }
-    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device) override {
+    Result<std::vector<ThinListEntry>> list_thins(const std::string& metadata_device, Sharing sharing) override {
         if (faults_.fails()) return failed_call("thin_ls");
-        return FakeHost::list_thins(metadata_device);
+        return FakeHost::list_thins(metadata_device, sharing);
     }
     Result<std::uint64_t> dump_metadata(const std::string& metadata_device, const Dump& wanted) override {
         if (faults_.fails()) return failed_call("thin_dump");

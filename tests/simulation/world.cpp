@@ -512,6 +512,8 @@ CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command
         }
         return false;
     };
+    devices.sectors = [this](const std::string& uuid) { return sectors_of(uuid); };
+    devices.read_only = [this](const std::string& uuid) { return refuses_writes(uuid); };
     devices.content = [this](const std::string& uuid) -> FakeFilesystem& { return content(uuid); };
     devices.went_back = [this](const std::string& uuid) {
         for (const auto& [number, device] : kernel.devices) {
@@ -566,6 +568,32 @@ void World::actor_died(std::string name, std::string last_reply) {
     at(between(1, 300), [this, kind] { start_actor(kind); });
 }
 
+std::uint64_t World::sectors_of(const std::string& dm_uuid) const {
+    for (const auto& [number, device] : kernel.devices) {
+        if (device.device.uuid == dm_uuid && device.live) return device.live->target.sectors;
+    }
+    return 0;
+}
+
+bool World::refuses_writes(const std::string& dm_uuid) const {
+    for (const auto& [number, device] : kernel.devices) {
+        if (device.device.uuid == dm_uuid && device.live) return device.live->read_only;
+    }
+    return false;
+}
+
+std::uint64_t World::file_system_sectors(const std::string& volume) {
+    return content(thin_dm_uuid(store_->pool()->spec.pool.uuid, store_->find_volume(volume)->thin_id)).sectors;
+}
+
+bool World::is_device_read_only(const std::string& volume) {
+    return refuses_writes(thin_dm_uuid(store_->pool()->spec.pool.uuid, store_->find_volume(volume)->thin_id));
+}
+
+std::uint64_t World::device_sectors(const std::string& volume) {
+    return sectors_of(thin_dm_uuid(store_->pool()->spec.pool.uuid, store_->find_volume(volume)->thin_id));
+}
+
 bool World::is_cut_off(const std::string& volume) {
     if (!manager_) return false;  // It died right behind its answer.
     const auto row = store_->find_volume(volume);
@@ -577,6 +605,7 @@ bool World::is_cut_off(const std::string& volume) {
 std::string World::complaint() {
     if (!manager_ || !manager_->ready()) return "the manager is not ready";
     if (auto text = complain_about_store(); !text.empty()) return text;
+    if (auto text = complain_about_sizes(); !text.empty()) return text;
     return complain_about_kernel();
 }
 
@@ -595,6 +624,20 @@ std::string World::complain_about_store() {
             if (event.seq != ++seq) return fmt::format("event {} is missing", seq);
         }
     }
+}
+
+// A file system fits into its device, whatever that was cut off from, and is no smaller than is believed.
+std::string World::complain_about_sizes() {
+    for (const auto& row : store_->list_volumes("", 1000)) {
+        const std::uint64_t device = device_sectors(*row.name);
+        if (device != 0 && device != row.size_sectors)
+            return fmt::format("the device of '{}' has {} sectors, not {}", *row.name, device, row.size_sectors);
+        const std::uint64_t sectors = row.fs == "none" ? 0 : file_system_sectors(*row.name);
+        if (sectors == 0) continue;
+        if (sectors > row.size_sectors) return fmt::format("the file system of '{}' is too large", *row.name);
+        if (sectors < row.fs_sectors) return fmt::format("the file system of '{}' is not grown", *row.name);
+    }
+    return {};
 }
 
 std::string World::complain_about_kernel() {

@@ -139,6 +139,10 @@ public:
     void change_boot_id() { ++boot_; }
     // Whether its last umount may have made it inconsistent, and nobody has repaired the pool by magic since.
     bool is_cut_off(const std::string& volume);
+    // Of a volume: what its file system takes, and what its device has (0: it is not active).
+    std::uint64_t file_system_sectors(const std::string& volume);
+    std::uint64_t device_sectors(const std::string& volume);
+    bool is_device_read_only(const std::string& volume);
     // thin_check, and the pool loaded anew: it is as its last good commit left it.
     void repair_pools();
 
@@ -221,7 +225,10 @@ private:
     CommandAnswer run_command(ActorKind kind, const schemas::Command& command);
     void actor_died(std::string name, std::string last_reply = {});
     FakeFilesystem& content(const std::string& dm_uuid);
+    std::uint64_t sectors_of(const std::string& dm_uuid) const;
+    bool refuses_writes(const std::string& dm_uuid) const;
     std::string complain_about_store();
+    std::string complain_about_sizes();
     std::string complain_about_kernel();
 
     Options options_;

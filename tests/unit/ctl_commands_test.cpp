@@ -8,6 +8,7 @@
 #include <catch2/catch.hpp>
 
 #include "services/ctl/command_line.h"
+#include "services/ctl/commands.h"
 #include "services/ctl/json.h"
 #include "tests/fakes/scripted_manager.h"
 #include "tests/fakes/temporary_folder.h"
@@ -53,13 +54,16 @@ Volume example_volume() {
     volume.labels = {{"user", "ada"}};
     volume.leases = {{"me", "mounted_rw"}};
     volume.mount = "/s/mnt/web/rootfs";
+    volume.mapped_bytes = 1048576;
+    volume.as_of = "2026-11-23T09:00:00.000Z";
     return volume;
 }
 
 const std::string kExampleJson =
     R"({"id":"web","parent":"base","kind":"volume","state":"ready","thin_id":7,"transaction_id":4294967297,)"
     R"("size_bytes":10737418240,"fs":"ext4","created_at":"2026-11-23T08:00:00.000Z","labels":{"user":"ada"},)"
-    R"("leases":[{"holder":"me","mode":"mounted_rw"}],"device":null,"mount":"/s/mnt/web/rootfs"})";
+    R"("leases":[{"holder":"me","mode":"mounted_rw"}],"device":null,"mount":"/s/mnt/web/rootfs",)"
+    R"("mapped_bytes":1048576,"exclusive_bytes":null,"shared_bytes":null,"as_of":"2026-11-23T09:00:00.000Z"})";
 
 }  // namespace
 
@@ -363,6 +367,83 @@ TEST_CASE("a command line that cannot be read is told as JSON where that was ask
     auto stop = StopSignal::watch();
     CHECK(run({"creat", "--json"}, console, *stop) == 2);
     CHECK(Json::parse(err.str())["error"]["code"] == "invalid_argument");
+}
+
+TEST_CASE("labels are set as K=V and taken away as K-", "[ctl]") {
+    Arguments arguments;
+    arguments.id = "a";
+    arguments.labels = {"team=blue-", "tier-"};
+    const auto request = make_volume_label(arguments);
+    REQUIRE(request);
+    CHECK(request->set == Labels{{"team", "blue-"}});
+    CHECK(request->remove == std::vector<std::string>{"tier"});
+    for (const auto& wrong : {"team", "UPPER=1", "-", ""}) {
+        CAPTURE(wrong);
+        arguments.labels = {wrong};
+        CHECK_FALSE(make_volume_label(arguments));
+    }
+    arguments.labels = {"team=1", "team-"};
+    CHECK_FALSE(make_volume_label(arguments));
+}
+
+TEST_CASE("what has most for itself comes first, and what was not counted last", "[ctl]") {
+    std::vector<Volume> volumes(4);
+    volumes[0].id = "not counted";
+    volumes[1].id = "little";
+    volumes[1].exclusive_bytes = 1;
+    volumes[2].id = "active";
+    volumes[2].mapped_bytes = 9;
+    volumes[3].id = "much";
+    volumes[3].exclusive_bytes = 2;
+    sort_by_space(volumes);
+    std::vector<std::string> ids;
+    for (const auto& volume : volumes) ids.push_back(volume.id);
+    CHECK(ids == std::vector<std::string>{"much", "little", "active", "not counted"});
+}
+
+TEST_CASE_METHOD(CommandsFixture, "df counts first, and has the pool's totals beside the volumes", "[ctl]") {
+    std::vector<std::string> asked;
+    manager.on<PoolMeasure>([&](const PoolMeasure& request) {
+        asked.emplace_back(request.exact ? "exactly" : "cheaply");
+        return PoolMeasure::Reply{1};
+    });
+    manager.on<PoolStatus>([](const PoolStatus&) {
+        PoolStatus::Reply pool;
+        pool.name = "default";
+        pool.data = {1, 2};
+        return pool;
+    });
+    manager.on<VolumeList>([](const VolumeList&) { return VolumeList::Reply{{example_volume()}, false}; });
+    manager.start();
+    const auto json = Json::parse(run({"df", "--exact", "--json"}).out);
+    CHECK(json["data"]["total_bytes"] == 2);
+    CHECK(json["volumes"][0].dump() ==
+          R"({"id":"web","size_bytes":10737418240,"mapped_bytes":1048576,)"
+          R"("exclusive_bytes":null,"shared_bytes":null,"as_of":"2026-11-23T09:00:00.000Z"})");
+    CHECK(run({"df"}).out == "web\t10 GiB\t1 MiB\t\t\t2026-11-23T09:00:00.000Z\n");
+    CHECK(asked == std::vector<std::string>{"exactly", "cheaply"});
+}
+
+TEST_CASE_METHOD(CommandsFixture, "a trim goes on where the answer says, and one that fails keeps none of the others",
+                 "[ctl]") {
+    std::vector<std::uint64_t> offsets;
+    manager.on<VolumeShow>([](const VolumeShow& request) {
+        Volume volume = example_volume();
+        volume.id = request.id;
+        return volume;
+    });
+    manager.on<VolumeTrim>([&](const VolumeTrim& request) -> Result<VolumeTrim::Reply> {
+        if (request.id == "idle") return Error{Errc::invalid_argument, "it is not mounted"};
+        offsets.push_back(request.offset_bytes);
+        return VolumeTrim::Reply{5, request.offset_bytes + 10, request.offset_bytes == 20};
+    });
+    manager.start();
+    const auto ran = run({"trim", "idle", "web", "--json"});
+    CHECK(ran.code == 2);
+    CHECK(ran.out == R"([{"id":"web","trimmed_bytes":15}])"
+                     "\n");
+    CHECK(offsets == std::vector<std::uint64_t>{0, 10, 20});
+    CHECK(run({"trim"}).code == 2);
 }
 
 }  // namespace cowslip::ctl

@@ -568,6 +568,24 @@ TEST_CASE("a thin that somebody has open stays, with the holder's name", "[devic
     CHECK(world.judged(world.actor.delete_thin({world.pool, 2})->verdict) == Outcome::done);
 }
 
+TEST_CASE("a live device gets a larger table without a frozen file system and without waiting for writes",
+          "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    world.mount(2);
+    const std::uint64_t larger = 2 * 65536;
+    std::vector<std::string> effects;
+    world.kernel.before_effect = [&](const std::string& effect) {
+        effects.push_back(effect.substr(0, effect.find(' ')));
+    };
+    const auto reply = world.actor.activate({world.pool, 2, larger, false});
+    REQUIRE(reply);
+    CHECK(reply->error_number == 0);
+    CHECK(effects == std::vector<std::string>{"create", "load", "suspend_no_flush", "resume"});
+    CHECK(world.dm.table(world.thin(2)).value()->sectors == larger);
+    CHECK_FALSE(world.dm.find(world.thin(2)).value()->suspended);
+}
+
 TEST_CASE("those who open a device for a moment are waited for, for at most two seconds", "[device_actor]") {
     Lab world;
     world.make_pool();
@@ -641,6 +659,23 @@ TEST_CASE("active devices are listed with what a manager compares", "[device_act
     CHECK(device.suspended);
     CHECK(device.live_table);
     CHECK_FALSE(device.read_only);
+}
+
+TEST_CASE("what active devices have mapped, and thins have for themselves, is told to who asks for it",
+          "[device_actor]") {
+    Lab world;
+    world.make_pool();
+    world.mount(2);
+    REQUIRE(world.kernel.write(world.thin(2), 3) == 0);
+    REQUIRE(world.actor.create_snap({world.pool, 3, 2, true}));
+    REQUIRE(world.activate(3).error_number == 0);
+    REQUIRE(world.kernel.write(world.thin(3), 2) == 0);
+    CHECK_FALSE(world.actor.list_active({world.pool})->devices.at(0).mapped_sectors.has_value());
+    CHECK(world.actor.list_active({world.pool, -1, true})->devices.at(0).mapped_sectors == 3 * 128);
+    CHECK(world.actor.list_thins({world.pool})->thins.at(1).exclusive_blocks == 0);
+    const auto counted = world.actor.list_thins({world.pool, -1, false, true});
+    CHECK(counted->thins.at(1).mapped_blocks == 5);
+    CHECK(counted->thins.at(1).exclusive_blocks == 2);
 }
 
 TEST_CASE("the pool's own list has each thin's birth mark, and holds no metadata snapshot", "[device_actor]") {

@@ -225,6 +225,21 @@ TEST_CASE("a file system is grown when asked, also by a repeat, but not read-onl
     CHECK(file_system.fills_device);
 }
 
+TEST_CASE("only the mount that is meant is trimmed", "[mount_actor]") {
+    FakeWorld world;
+    MountActor actor(world.filesystems());
+    const auto mount = mount_of(make_template(world), "x");
+    schemas::Trim trim{.directory = "x", .dm_uuid = mount.device.dm_uuid, .offset_bytes = 0, .length_bytes = 1 << 20};
+    CHECK(code_of(actor.handle(trim)) == Errc::invalid_argument);
+    REQUIRE(actor.handle(mount));
+    CHECK(actor.handle(trim)->trimmed_bytes == 4096);
+    trim.dm_uuid = thin_dm_uuid(kPoolUuid, 4711);
+    CHECK(code_of(actor.handle(trim)) == Errc::invalid_argument);
+    trim.directory = "../x";
+    CHECK(code_of(actor.handle(trim)) == Errc::invalid_argument);
+    CHECK(world.state.trims[mount.device.dm_uuid].size() == 1);
+}
+
 TEST_CASE("a template's root is prepared before it is reported", "[mount_actor]") {
     FakeWorld world;
     CHECK(world.state.file_systems[make_template(world).dm_uuid].root_prepared);

@@ -77,6 +77,10 @@ TEST_CASE("the time between backups is a duration, or 0 for never", "[options]")
     };
     CHECK(read("30m")->store_backup == "30m");
     CHECK(read("0")->store_backup == "0");
+    std::ofstream(file) << "trim = '1w'\n";
+    CHECK(read_config(file)->trim == "1w");
+    std::ofstream(file) << "trim = 'weekly'\n";
+    CHECK_FALSE(read_config(file));
     CHECK_FALSE(read("soon"));
     CHECK_FALSE(read("0s"));
 }

@@ -66,8 +66,10 @@ TEST_CASE("durations need a unit", "[size]") {
     CHECK(parse_duration("30s").value() == milliseconds(30000));
     CHECK(parse_duration("2m").value() == milliseconds(120000));
     CHECK(parse_duration("1000h").value() == milliseconds(3600000000));
+    CHECK(parse_duration("2d").value() == milliseconds(172800000));
+    CHECK(parse_duration("1w").value() == milliseconds(604800000));
     const auto* text =
-        GENERATE("", "30", "s", "-1s", "0s", "1.5s", "1001h", "99999999999999999999s", "3d", "1s ", "1 s");
+        GENERATE("", "30", "s", "-1s", "0s", "1.5s", "1001h", "99999999999999999999s", "3y", "1s ", "1 s");
     CAPTURE(text);
     const auto duration = parse_duration(text);
     REQUIRE_FALSE(duration);

@@ -198,6 +198,21 @@ TEST_CASE("the list of thin devices is read from thin_ls and sorted", "[thin_poo
     CHECK(parse_thin_list("")->empty());
 }
 
+TEST_CASE("what each thin device has for itself is read where it was asked for", "[thin_pool]") {
+    const auto list = parse_thin_list("2 16 1 7\n", Sharing::counted);
+    REQUIRE(list);
+    CHECK(list->front().mapped_blocks == 16);
+    CHECK(list->front().exclusive_blocks == 7);
+    CHECK_FALSE(parse_thin_list("2 16 1\n", Sharing::counted));
+    CHECK_FALSE(parse_thin_list("2 16 1 -\n", Sharing::counted));
+}
+
+TEST_CASE("the mapped sectors of a thin device are read from its status", "[thin_pool]") {
+    CHECK(parse_thin_status("25600 204799") == 25600);
+    CHECK(parse_thin_status("0 -") == 0);
+    for (const auto* text : {"", "Fail", "Error", "- -", "1"}) CHECK_FALSE(parse_thin_status(text));
+}
+
 TEST_CASE("half a list of thin devices is an error", "[thin_pool]") {
     const auto* text =
         GENERATE("0 1 1", "0 1 1\n12 0 42", "0 1\n", "a 1 1\n", "0 1 1 1\n", "\n", "DEV MAPPED_BLOCKS TRANSACTION\n");

@@ -31,7 +31,8 @@ Views in_order() {
     views.after = views.before;
     views.kernel.thins = {{7, {.thin_id = 7, .transaction_id = 5}}};
     views.kernel.live_read = true;
-    views.kernel.devices[7] = {.thin_id = 7, .size_sectors = 2048, .live_table = true, .path = "/dev/mapper/x"};
+    views.kernel.devices[7] = {
+        .thin_id = 7, .size_sectors = 2048, .live_table = true, .path = "/dev/mapper/x", .mapped_sectors = {}};
     schemas::MountedVolume mounted;
     mounted.directory = "a";
     mounted.id = "a";

@@ -117,7 +117,11 @@ inline Volume example_volume() {
             .labels = {{"team", "blue"}, {"tier", ""}},
             .leases = {{.holder = "default", .mode = "mounted_rw"}},
             .device = "/dev/mapper/cowslip-01234567-42",
-            .mount = "/var/lib/cowslip/default/mnt/x/rootfs"};
+            .mount = "/var/lib/cowslip/default/mnt/x/rootfs",
+            .mapped_bytes = 1048576,
+            .exclusive_bytes = 262144,
+            .shared_bytes = 786432,
+            .as_of = "2026-11-22T10:11:12.345Z"};
 }
 
 using EventBody = std::map<std::string, std::string>;
@@ -185,10 +189,11 @@ void for_each_device_message(Visitor&& visit) {
         StartPool{
             .spec = example_pool_spec(), .confirmed = 4503599627370497, .planned = 4503599627370498, .read_only = true},
         state);
-    visit_message(visit, ExaminePool{.spec = example_pool_spec()},
-                  {.state = state,
-                   .listed = true,
-                   .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497}}});
+    visit_message(
+        visit, ExaminePool{.spec = example_pool_spec()},
+        {.state = state,
+         .listed = true,
+         .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497, .exclusive_blocks = 7}}});
     visit_message(visit, StopPool{.spec = example_pool_spec()}, state);
     visit_message(visit,
                   DiscardPool{.spec = example_pool_spec(), .own_transaction_id = 4503599627370497, .thin_ids = {0, 1}},
@@ -213,14 +218,15 @@ void for_each_device_message(Visitor&& visit) {
         {.superblock = example_pool_state().superblock});
     visit_message(visit, Resume{.pool = pool, .thin_id = 42, .pool_device = true},
                   {.error_number = 6, .was_suspended = true});
-    visit_message(visit, ListActive{.pool = pool, .after_thin_id = 41},
+    visit_message(visit, ListActive{.pool = pool, .after_thin_id = 41, .mapped = true},
                   {.devices = {{.thin_id = 42,
                                 .size_sectors = 20971520,
                                 .open_count = 1,
                                 .suspended = true,
                                 .read_only = true,
                                 .live_table = true,
-                                .path = example_device().path}},
+                                .path = example_device().path,
+                                .mapped_sectors = 25600}},
                    .more = true});
     visit_message(visit, WriteInternal{.pool = pool, .thin_id = 1, .offset_bytes = 4096, .data = "label"},
                   example_verdict());
@@ -228,10 +234,11 @@ void for_each_device_message(Visitor&& visit) {
                   {.verdict = example_verdict(), .data = "label"});
     visit_message(visit, FindFilesystem{.pool = pool, .thin_id = 42},
                   {.error_number = 5, .fs = "xfs", .size_sectors = 20971520});
-    visit_message(visit, ListThins{.pool = pool, .after_thin_id = 41, .release_held = true},
-                  {.verdict = example_verdict(),
-                   .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497}},
-                   .more = true});
+    visit_message(
+        visit, ListThins{.pool = pool, .after_thin_id = 41, .release_held = true, .sharing = true},
+        {.verdict = example_verdict(),
+         .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497, .exclusive_blocks = 7}},
+         .more = true});
     visit_message(visit,
                   DumpMetadata{.pool = example_pool_ref(),
                                .name = "000012-20261122T101112Z",
@@ -271,6 +278,12 @@ void for_each_mount_message(Visitor&& visit) {
                           .pool_sound = true,
                           .shut_down = true},
                   {.busy = true, .holders = {example_holder()}, .sync_error = 28});
+    visit_message(visit,
+                  Trim{.directory = "a%2Fb",
+                       .dm_uuid = example_device().dm_uuid,
+                       .offset_bytes = 268435456,
+                       .length_bytes = 268435456},
+                  {.trimmed_bytes = 1048576});
     visit_message(visit, ListMounts{.after = "a"},
                   {.mounts = {{.directory = "a%2Fb",
                                .id = "a/b",
@@ -303,6 +316,7 @@ void for_each_pool_message(Visitor&& visit) {
                    .backup_taken_at = "2026-11-22T10:11:12.345Z",
                    .recovered = {"recovered-42"},
                    .dropped = {"gone"}});
+    visit_message(visit, PoolMeasure{.exact = true}, {.volumes = 12});
     visit_message(visit, PoolRepair{.evict = true, .spare = "/dev/vdd", .accept_loss = true},
                   {.how = "repaired", .damaged_copy = "/dev/vdc", .lost = {"app"}});
     visit_message(visit, LeaseList{.after_id = "a", .after_holder = "h", .limit = 10},
@@ -369,6 +383,13 @@ void for_each_volume_message(Visitor&& visit) {
                                .filling = true},
                   {.volume = example_volume(), .path = "/var/lib/cowslip/default/mnt/app/rootfs"});
     visit_message(visit, VolumeRemove{.id = "app", .wait = true, .must_exist = true, .thin_id = 42}, {.existed = true});
+    visit_message(visit, VolumeResize{.id = "app", .size_bytes = 21474836480},
+                  {.volume = example_volume(), .changed = true});
+    visit_message(visit, VolumeFreeze{.id = "app"}, {.volume = example_volume(), .changed = true});
+    visit_message(visit, VolumeRename{.id = "app", .new_id = "app-2"}, {.volume = example_volume(), .changed = true});
+    visit_message(visit, VolumeLabel{.id = "app", .set = {{"team", "blue"}}, .remove = {"tier"}}, example_volume());
+    visit_message(visit, VolumeTrim{.id = "app", .offset_bytes = 268435456},
+                  {.trimmed_bytes = 1048576, .next_offset_bytes = 536870912, .complete = true});
     visit_message(visit, VolumeGet{.id = "app", .holder = holder, .read_only = true, .mount_label = "label"},
                   {.path = "/var/lib/cowslip/default/mnt/app/rootfs", .changed = true});
     visit_message(
