@@ -152,7 +152,10 @@ struct DiscardPool {
     PoolSpec spec;
     std::uint64_t own_transaction_id = 0;   // As in CreatePool.
     std::vector<std::uint32_t> thin_ids{};  // Adopted: those that we have made in it, to be deleted.
-    MSGPACK_DEFINE_MAP(spec, own_transaction_id, thin_ids)
+    // Not 0: a pool that was in use, with a transaction id from this one to own_transaction_id, is destroyed: its two
+    // block devices are wiped. needs_repair, and nothing is touched: the metadata are another pool's, or damaged.
+    std::uint64_t least_transaction_id = 0;
+    MSGPACK_DEFINE_MAP(spec, own_transaction_id, thin_ids, least_transaction_id)
 };
 
 // Makes a loaded pool as large as what it lies on, while it is used: of a loop pool the files are first made as large

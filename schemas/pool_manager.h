@@ -122,6 +122,33 @@ struct PoolRebuild {
     MSGPACK_DEFINE_MAP(data_device, metadata_device, adopt)
 };
 
+// Puts the pool away, as system.cleanup does, while nobody has a lease (in_use, details["holders"]). The next create,
+// get or attach starts it again.
+struct PoolStop : NoFields {
+    static constexpr const char* kType = "pool.stop";
+    using Reply = PoolStatus::Reply;
+};
+
+// thin_check of a stopped pool's metadata (in_use: it is in service). Damaged ones are mended then
+// as if the service had come upon them by itself.
+struct PoolCheck : NoFields {
+    static constexpr const char* kType = "pool.check";
+    struct Reply {
+        bool sound = false;
+        std::string report;  // What is wrong, in thin_check's words.
+        MSGPACK_DEFINE_MAP(sound, report)
+    };
+};
+
+// The pool and all volumes in it are gone for good: its files are deleted, its block devices wiped, an adopted one,
+// which must have no volumes, is given back. in_use with details["holders"] while there are leases.
+struct PoolDestroy {
+    static constexpr const char* kType = "pool.destroy";
+    using Reply = Empty;
+    std::string name;  // Must be the pool's: so that nobody destroys another one than he means.
+    MSGPACK_DEFINE_MAP(name)
+};
+
 // Opens the pool's lifetimes again, its clock of snapshots and its thin ids, both of 24 bits: volumes keep
 // what they hold and get new thin ids. in_use unless the pool is stopped (system.cleanup) and nothing is
 // unfinished; unimplemented where its metadata lie in no file.

@@ -60,7 +60,7 @@ CREATE TABLE volume (
 CREATE TABLE operation (
     number        INTEGER PRIMARY KEY,
     type          TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool' OR
-                                       type = 'rewind' OR type = 'grow' OR type = 'resize'),
+                                       type = 'rewind' OR type = 'grow' OR type = 'resize' OR type = 'destroy_pool'),
     thin_id       INTEGER,            -- Of the volume; NULL for the pool.
     request_id    TEXT,               -- Whose answer is owed; NULL once answered, or nobody's.
     body          BLOB NOT NULL,      -- The request's body, msgpack.

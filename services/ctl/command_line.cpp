@@ -149,6 +149,10 @@ void Grammar::add_pool_commands() {
     command(*pool, "rewind", pool_rewind, "open the limits of a stopped pool's life again");
     CLI::App* start = command(*pool, "start", pool_start, "bring a stopped pool back into service");
     start->add_flag("--read-only", arguments_.read_only, "without any change to it, also if it is frozen");
+    command(*pool, "stop", pool_stop, "put the pool away while no volume is leased");
+    command(*pool, "check", pool_check, "look for damage in a stopped pool's metadata");
+    CLI::App* destroy = command(*pool, "destroy", pool_destroy, "the pool and all its volumes, for good");
+    destroy->add_flag("--yes", arguments_.yes, "it is meant")->required();
     CLI::App* rebuild = command(*pool, "rebuild", pool_rebuild, "make the store anew from what the pool has");
     text(rebuild, "--data", arguments_.data_device, "the pool's block device, if the store is lost; with --metadata",
          "DEV");

@@ -49,6 +49,7 @@ struct Arguments {
     bool evict = false;
     std::string spare;
     bool accept_loss = false;
+    bool yes = false;
 
     std::string operation;
     std::string since;  // A number; empty is not 0.

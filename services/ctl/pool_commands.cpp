@@ -139,6 +139,35 @@ Result<int> pool_start(Session& session, const Arguments& arguments) {
     return print_ready_pool(session.console(), TRY(session.call(request, "start the pool")));
 }
 
+Result<int> pool_stop(Session& session, const Arguments& /*arguments*/) {
+    const auto pool = TRY(session.call(schemas::PoolStop{}, "stop the pool"));
+    const Console& console = session.console();
+    if (console.json) return print_pool(console, pool);
+    console.note(fmt::format("pool '{}' is {}; next: cowslip pool start", pool.name, pool.state));
+    return 0;
+}
+
+Result<int> pool_check(Session& session, const Arguments& /*arguments*/) {
+    const auto reply = TRY(session.call(schemas::PoolCheck{}, "check the pool"));
+    const Console& console = session.console();
+    if (console.json) console.print(to_json(reply));
+    if (reply.sound) {
+        console.note("the pool's metadata are whole");
+        return 0;
+    }
+    if (!console.json) console.note("the pool's metadata are damaged: " + reply.report);
+    console.note("they are being mended, see: cowslip pool status");
+    return exit_code(Errc::needs_repair);
+}
+
+Result<int> pool_destroy(Session& session, const Arguments& /*arguments*/) {
+    const auto pool = TRY(session.call(schemas::PoolStatus{}, "read the pool's status"));
+    if (pool.state == "none") return Error{Errc::not_found, "there is no pool"};
+    TRY(session.call(schemas::PoolDestroy{pool.name}, "destroy the pool"));
+    session.console().note(fmt::format("pool '{}' is gone", pool.name));
+    return 0;
+}
+
 Result<int> pool_rebuild(Session& session, const Arguments& arguments) {
     if (arguments.data_device.empty() != arguments.metadata_device.empty()) {
         return Error{Errc::invalid_argument, "pool rebuild: --data and --metadata go together"};

@@ -36,11 +36,12 @@ Result<Place> place_of_state(const std::string& state, const std::string& run = 
 }
 
 bool changes_something(std::string_view type) {
-    constexpr std::array<std::string_view, 12> kChanging = {
+    constexpr std::array<std::string_view, 15> kChanging = {
         schemas::PoolCreate::kType,   schemas::PoolStart::kType,    schemas::VolumeCreate::kType,
         schemas::VolumeRemove::kType, schemas::VolumeGet::kType,    schemas::VolumePut::kType,
         schemas::VolumeAttach::kType, schemas::VolumeDetach::kType, schemas::SystemCleanup::kType,
         schemas::SystemFsck::kType,   schemas::PoolRewind::kType,   schemas::PoolRepair::kType,
+        schemas::PoolStop::kType,     schemas::PoolCheck::kType,    schemas::PoolDestroy::kType,
     };
     return std::find(kChanging.begin(), kChanging.end(), type) != kChanging.end();
 }

@@ -154,6 +154,25 @@ Result<void> zero_first_block(const std::string& path) {
     return {};
 }
 
+Result<void> wipe_device(const std::string& path) {
+    constexpr std::uint64_t kEnds = 1U << 20U;
+    const Fd device = TRY(open_block_device(path, O_WRONLY | O_EXCL));
+    const std::uint64_t bytes = TRY(block_device_sectors(path)) * kSectorBytes;
+    std::uint64_t range[2] = {0, bytes};
+    if (ioctl(device.get(), BLKDISCARD, range) != 0 && errno != EOPNOTSUPP) {
+        return errno_error(errno, "discard '" + path + "'");
+    }
+    const std::string zeros(std::min(kEnds, bytes), '\0');
+    for (const std::uint64_t offset : {std::uint64_t{0}, bytes - zeros.size()}) {
+        if (pwrite(device.get(), zeros.data(), zeros.size(), static_cast<off_t>(offset)) !=
+            static_cast<ssize_t>(zeros.size())) {
+            return errno_error(errno, "wipe '" + path + "'");
+        }
+    }
+    if (fsync(device.get()) != 0) return errno_error(errno, "wipe '" + path + "'");
+    return {};
+}
+
 namespace {
 
 // For O_DIRECT.

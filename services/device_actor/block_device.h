@@ -31,6 +31,10 @@ Result<void> read_all_blocks(const std::string& path);
 // Durable when it returns.
 Result<void> zero_first_block(const std::string& path);
 
+// Discards all of it where the device can, and zeros its beginning and its end, where all that libblkid knows has its
+// mark. Durable when it returns. in_use: somebody has it.
+Result<void> wipe_device(const std::string& path);
+
 // `data` is filled; whole blocks of 4096 bytes, past the page cache. 0 or errno; a write is durable then.
 [[nodiscard]] int read_blocks(const std::string& path, std::uint64_t offset, std::string& data);
 [[nodiscard]] int write_blocks(const std::string& path, std::uint64_t offset, const std::string& data);

@@ -32,6 +32,14 @@ inline constexpr std::uint64_t kKeptFreeBytes = std::uint64_t{64} << 20U;
 struct Overwrite {
     bool anything = false;                 // The operator said --force. Never what is in use.
     std::uint64_t own_transaction_id = 0;  // Metadata with this id: the same pool, half made.
+    // Not 0: a whole pool, that has an id from this one on.
+    std::uint64_t least_transaction_id = 0;
+
+    bool is_whole() const { return least_transaction_id != 0; }
+    bool owns(std::uint64_t transaction_id) const {
+        const std::uint64_t least = is_whole() ? least_transaction_id : own_transaction_id;
+        return own_transaction_id != 0 && transaction_id >= least && transaction_id <= own_transaction_id;
+    }
 };
 
 // What thin_repair must be told when the superblock does not.
@@ -60,7 +68,7 @@ public:
     virtual Result<void> release_backing(const schemas::PoolSpec& spec) = 0;
     // Undoes make_backing, and what was written since: the superblock zeroed, or the files deleted, and the record of
     // the uuid last. Metadata that are another pool's stay, and files that hold something if there is no such record.
-    virtual Result<void> discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) = 0;
+    virtual Result<void> discard_backing(const schemas::PoolSpec& spec, const Overwrite& own) = 0;
     // The pool whose folder DIR/pool is (DIR/pool/uuid); nothing if it has none yet.
     virtual Result<std::optional<std::string>> own_pool() = 0;
     // Durable when it returns.

@@ -29,8 +29,8 @@ Result<void> LinuxHost::release_backing(const schemas::PoolSpec& spec) {
     return backing_.release(spec);
 }
 
-Result<void> LinuxHost::discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) {
-    return backing_.discard(spec, own_transaction_id);
+Result<void> LinuxHost::discard_backing(const schemas::PoolSpec& spec, const Overwrite& own) {
+    return backing_.discard(spec, own);
 }
 
 Result<std::optional<std::string>> LinuxHost::own_pool() {

@@ -17,7 +17,7 @@ public:
     Result<Backing> find_backing(const schemas::PoolSpec& spec) override;
     Result<void> grow_backing(const schemas::PoolSpec& spec) override;
     Result<void> release_backing(const schemas::PoolSpec& spec) override;
-    Result<void> discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) override;
+    Result<void> discard_backing(const schemas::PoolSpec& spec, const Overwrite& own) override;
     Result<std::optional<std::string>> own_pool() override;
     Result<void> record_own_pool(const std::string& uuid) override;
     Result<void> forget_own_pool(const std::string& uuid) override;

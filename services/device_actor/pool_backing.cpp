@@ -65,7 +65,7 @@ Result<void> make_file(const std::string& path, std::uint64_t sectors) {
 // sector, and that was zeroed before.)
 bool may_format(const ThinPoolSuperblock& superblock, const Overwrite& overwrite) {
     const bool unused = superblock.transaction_id == 0 && superblock.time == 0 && superblock.used_data_blocks == 0;
-    const bool own = overwrite.own_transaction_id != 0 && superblock.transaction_id == overwrite.own_transaction_id;
+    const bool own = overwrite.owns(superblock.transaction_id);
     return !superblock.damaged && (!superblock.valid || unused || own);
 }
 
@@ -96,6 +96,12 @@ Result<ThinPoolSuperblock> read_file_superblock(const Fd& file, const std::strin
     std::string block(kSuperblockBytes, '\0');
     if (pread(file.get(), block.data(), block.size(), 0) < 0) return errno_error(errno, "read '" + path + "'");
     return parse_superblock(block);
+}
+
+Error not_destroyed(const std::string& path) {
+    return Error{Errc::needs_repair, "destroy: the metadata on '" + path +
+                                         "' are not this pool's, or their superblock is damaged: nothing was "
+                                         "touched; wipe what it lies on by hand"};
 }
 
 Result<void> delete_file(const std::string& path) {
@@ -266,32 +272,51 @@ Result<void> PoolBacking::use_rewound_copy() const {
 
 // Its creator records the uuid when all checks are behind it and before it writes; so without that record nothing
 // was written but blank files.
-Result<void> PoolBacking::discard(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) const {
+Result<void> PoolBacking::discard(const schemas::PoolSpec& spec, const Overwrite& own) const {
     const bool recorded = TRY(read_pool_uuid(uuid_file())) == spec.pool.uuid;
     if (spec.backing == kLoop) {
-        TRY(delete_files(recorded, own_transaction_id));
+        TRY(delete_files(recorded, own));
     } else if (recorded) {
         const auto backing = TRY(find_pair(spec));
         const auto superblock = parse_superblock(TRY(read_first_block(backing.metadata_path)));
-        if (may_format(superblock, {.own_transaction_id = own_transaction_id})) {
-            TRY(zero_first_block(backing.metadata_path));
+        if (may_format(superblock, own)) {
+            // The metadata last: as long as they are there, they say that all this is ours.
+            if (own.is_whole()) TRY(wipe_device(backing.data_path));
+            TRY(own.is_whole() ? wipe_device(backing.metadata_path) : zero_first_block(backing.metadata_path));
+        } else if (own.is_whole()) {
+            return not_destroyed(backing.metadata_path);
         }
     }
     return recorded ? forget_uuid() : Result<void>();
 }
 
-Result<void> PoolBacking::delete_files(bool recorded, std::uint64_t own_transaction_id) const {
+Result<void> PoolBacking::delete_files(bool recorded, const Overwrite& own) const {
     const Fd data = TRY(open_file(data_file()));
     const Fd metadata = TRY(open_file(metadata_file()));
     if (metadata) {
         const auto superblock = TRY(read_file_superblock(metadata, metadata_file()));
         const bool blank = !superblock.valid && !superblock.damaged;
-        if (!blank && !(recorded && may_format(superblock, {.own_transaction_id = own_transaction_id}))) return {};
+        const bool ours = blank || (recorded && may_format(superblock, own));
+        if (!ours && own.is_whole()) return not_destroyed(metadata_file());
+        if (!ours) return {};
     }
     if (data && !recorded && TRY(check_file(data, data_file())).st_blocks > 0) return {};
     TRY(delete_file(data_file()));
+    if (own.is_whole()) TRY(delete_other_metadata());
     TRY(delete_file(metadata_file()));
     return sync_folder(folder_);
+}
+
+// What repairs and rewinds have kept.
+Result<void> PoolBacking::delete_other_metadata() const {
+    for (const std::string& path : {rewound_file(), old_metadata_file(), repaired_file()}) {
+        TRY(detach_file(path));
+        TRY(delete_file(path));
+    }
+    for (int number = 1; access(damaged_file(number).c_str(), F_OK) == 0; ++number) {
+        TRY(delete_file(damaged_file(number)));
+    }
+    return {};
 }
 
 Result<void> PoolBacking::forget_uuid() const {

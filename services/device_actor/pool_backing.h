@@ -17,7 +17,7 @@ public:
     Result<Backing> find(const schemas::PoolSpec& spec) const;
     Result<void> grow(const schemas::PoolSpec& spec) const;
     Result<void> release(const schemas::PoolSpec& spec) const;
-    Result<void> discard(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) const;
+    Result<void> discard(const schemas::PoolSpec& spec, const Overwrite& own) const;
 
     // schemas::RepairMetadata and ReplaceMetadata; see Host.
     Result<std::string> copy_place(const schemas::PoolSpec& spec, const std::string& spare,
@@ -50,7 +50,8 @@ private:
     Result<Backing> attach_files(const schemas::PoolSpec& spec) const;
     Result<void> check_room(std::uint64_t claim) const;
     Result<Backing> find_pair(const schemas::PoolSpec& spec) const;
-    Result<void> delete_files(bool recorded, std::uint64_t own_transaction_id) const;
+    Result<void> delete_files(bool recorded, const Overwrite& own) const;
+    Result<void> delete_other_metadata() const;
     Result<void> check_spare(const schemas::PoolSpec& spec, const std::string& spare,
                              std::uint64_t transaction_id) const;
     Result<std::string> make_copy(const std::string& name) const;

@@ -339,21 +339,23 @@ Result<schemas::PoolState> DeviceActor::stop_pool(const schemas::StopPool& comma
 }
 
 Result<schemas::PoolState> DeviceActor::discard_pool(const schemas::DiscardPool& command) {
+    const Overwrite own{.own_transaction_id = command.own_transaction_id,
+                        .least_transaction_id = command.least_transaction_id};
     auto state = TRY(stop_pool({command.spec}));
     if (command.spec.backing != kAdoptedBacking) {
-        TRY(host_.discard_backing(command.spec, command.own_transaction_id));
+        TRY(host_.discard_backing(command.spec, own));
         return state;
     }
     TRY(remove_internal(command.spec.pool));
     const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     const auto status = parse_thin_pool_status(state.status);
-    if (status && status->transaction_id == command.own_transaction_id && command.own_transaction_id != 0) {
+    if (status && own.owns(status->transaction_id)) {
         for (const std::uint32_t thin_id : command.thin_ids) {
             if (const int number = dm_.message(pool, delete_message(thin_id)); number != 0 && number != ENODATA) {
                 return step_failed("delete what was made", pool, number);
             }
         }
-        const int number = dm_.message(pool, set_transaction_id_message(command.own_transaction_id, 0));
+        const int number = dm_.message(pool, set_transaction_id_message(status->transaction_id, 0));
         if (number != 0) return step_failed("give back", pool, number);
     }
     TRY(host_.forget_own_pool(command.spec.pool.uuid));

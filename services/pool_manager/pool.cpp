@@ -555,7 +555,18 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     const NameLock start = co_await names_.acquire(kStartKey, LockMode::exclusive);
     schemas::SystemCleanup::Reply reply;
-    if (!pool_row_ || (pool_row_->state != "ready" && !pool_.read_only)) co_return encode(reply);
+    reply.leases_ended = store_.count_leases();
+    Result<std::vector<std::string>> left = co_await put_pool_away(operation, Leased::ended);
+    if (!left) co_return left.error();
+    reply.left = std::move(*left);
+    reply.leases_ended -= store_.count_leases();
+    co_return encode(reply);
+}
+
+// What was left, and why: then the pool stays in service.
+Task<std::vector<std::string>> PoolManager::put_pool_away(Operation& operation, Leased leased) {
+    std::vector<std::string> left;
+    if (!pool_row_ || (pool_row_->state != "ready" && !pool_.read_only)) co_return left;
     // Removals are durable and go on when the pool is started again: they may have half of the client's patience.
     std::int64_t until_ms = now_.monotonic_ms;
     for (const Waiter& waiter : operation.waiters) until_ms = std::max(until_ms, waiter.deadline_ms);
@@ -570,28 +581,23 @@ Task<std::string> PoolManager::cleanup(Operation& operation, schemas::SystemClea
         if (!backed_up)
             spdlog::warn("no backup of the store before the pool is put away: {}", backed_up.error().message);
     }
-    reply.leases_ended = store_.count_leases();
-    Result<std::vector<std::string>> left = co_await put_devices_away(operation, Leased::ended);
-    if (!left) co_return left.error();
-    reply.left = std::move(*left);
-    if (reply.left.empty()) {
-        pool_.loaded = false;
-        schemas::StopPool command{pool_row_->spec};
-        Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
-        if (!stopped) {
-            // The next request starts it again, and sees then what is wrong with it: until then nobody looks.
-            set_fault(PoolFault::none, "");
-            co_return stopped.error();
-        }
-        Result<void> written = store_.set_pool_state("stopped");
-        if (!written) co_return written.error();
-        event("pool.stopped", pool_row_->name);
-        pool_row_ = store_.pool();
-        pool_ = {};
-        unfind(FindingKind::pool, pool_row_->name);
+    Result<std::vector<std::string>> kept = co_await put_devices_away(operation, leased);
+    if (!kept || !kept->empty()) co_return kept;
+    pool_.loaded = false;
+    schemas::StopPool command{pool_row_->spec};
+    Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    if (!stopped) {
+        // The next request starts it again, and sees then what is wrong with it: until then nobody looks.
+        set_fault(PoolFault::none, "");
+        co_return stopped.error();
     }
-    reply.leases_ended -= store_.count_leases();
-    co_return encode(reply);
+    Result<void> written = store_.set_pool_state("stopped");
+    if (!written) co_return written.error();
+    event("pool.stopped", pool_row_->name);
+    pool_row_ = store_.pool();
+    pool_ = {};
+    unfind(FindingKind::pool, pool_row_->name);
+    co_return left;
 }
 
 // Every device unmounted and deactivated, and its leases ended with it; what was left, and why.

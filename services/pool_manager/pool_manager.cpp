@@ -418,6 +418,9 @@ void PoolManager::register_handlers() {
     change(&PoolManager::create_pool);
     change(&PoolManager::start_pool_request);
     change(&PoolManager::grow_pool);
+    change(&PoolManager::stop_pool);
+    change(&PoolManager::check_pool);
+    change(&PoolManager::destroy_pool);
     change(&PoolManager::rewind_pool);
     change(&PoolManager::rebuild_pool);
     change(&PoolManager::repair_request);

@@ -353,6 +353,7 @@ private:
         evicted,  // Shut down and unmounted.
         left,
     };
+    Task<std::vector<std::string>> put_pool_away(Operation& operation, Leased leased);  // With both its keys.
     Task<std::vector<std::string>> put_devices_away(Operation& operation, Leased leased);
     Task<std::string> put_away_for_good(Operation& operation, std::uint32_t thin_id, Leased leased,
                                         std::vector<std::string>* left);
@@ -436,6 +437,12 @@ private:
     void look_at_lifetimes();
     void tell_lifetime(FindingKind kind, const char* what, std::uint64_t used);
     Result<void> check_clock() const;
+    Task<std::string> stop_pool(Operation& operation, schemas::PoolStop request);
+    Task<std::string> check_pool(Operation& operation, schemas::PoolCheck request);
+    Task<std::string> destroy_pool(Operation& operation, schemas::PoolDestroy request);
+    Task<std::string> resume_destroy(Operation& operation);
+    Task<std::string> carry_out_destroy(Operation& operation);
+    Task<void> put_away_unleased(Operation& operation);
     Task<std::string> rewind_pool(Operation& operation, schemas::PoolRewind request);
     Task<std::string> resume_rewind(Operation& operation);
     Task<std::string> carry_out_rewind(Operation& operation);

@@ -218,6 +218,10 @@ void PoolManager::resume_operations() {
                 resumed.type = schemas::PoolGrow::kType;
                 begin(resumed, resume_grow(resumed, row.body));
                 break;
+            case OperationType::destroy_pool:
+                resumed.type = schemas::PoolDestroy::kType;
+                begin(resumed, resume_destroy(resumed));
+                break;
             case OperationType::create_pool:
                 resumed.type = schemas::PoolCreate::kType;
                 begin(resumed, resume_create_pool(resumed, row.body));

@@ -63,8 +63,8 @@ LeaseRow read_lease(const Query& row, int first) {
             .taken_at = row.integer(first + 4)};
 }
 
-constexpr std::array<std::string_view, 7> kOperationTypes = {"create", "template", "remove", "create_pool",
-                                                             "rewind", "grow",     "resize"};
+constexpr std::array<std::string_view, 8> kOperationTypes = {"create", "template", "remove", "create_pool",
+                                                             "rewind", "grow",     "resize", "destroy_pool"};
 
 OperationType parse_operation_type(std::string_view word) {
     for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
@@ -288,6 +288,11 @@ Result<void> Store::set_confirmed(std::uint64_t transaction_id) {
 Result<void> Store::delete_pool() {
     TRY(database_.query("DELETE FROM quarantine").run());
     return database_.query("DELETE FROM pool").run();
+}
+
+Result<void> Store::delete_pool_and_volumes() {
+    TRY(database_.query("DELETE FROM volume").run());
+    return delete_pool();
 }
 
 Result<void> Store::begin_anew() {

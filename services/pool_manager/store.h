@@ -63,7 +63,16 @@ struct NamedLease {
     LeaseRow lease;
 };
 
-enum class OperationType : std::uint8_t { create, template_, remove, create_pool, rewind, grow, resize };
+enum class OperationType : std::uint8_t {
+    create,
+    template_,
+    remove,
+    create_pool,
+    rewind,
+    grow,
+    resize,
+    destroy_pool,
+};
 
 struct OperationRow {
     std::uint64_t number = 0;
@@ -130,6 +139,7 @@ public:
     Result<void> set_planned(std::uint64_t transaction_id);
     Result<void> set_confirmed(std::uint64_t transaction_id);
     Result<void> delete_pool();
+    Result<void> delete_pool_and_volumes();
     // All that is said of a pool goes, and the store is another one; events and given answers stay.
     Result<void> begin_anew();
     // Spends the next id for good; no_space when the 24 bits are used up.

@@ -15,7 +15,7 @@ constexpr const char* kDamagedFile = "file:metadata.damaged-";
 
 bool may_format(const FakeMetadata& metadata, const Overwrite& overwrite) {
     const bool unused = metadata.transaction_id == 0 && metadata.time == 0 && metadata.used_data_blocks() == 0;
-    const bool own = overwrite.own_transaction_id != 0 && metadata.transaction_id == overwrite.own_transaction_id;
+    const bool own = overwrite.owns(metadata.transaction_id);
     return overwrite.anything || (!metadata.damaged && (!metadata.formatted || unused || own));
 }
 
@@ -110,14 +110,16 @@ Result<void> FakeHost::release_backing(const schemas::PoolSpec& spec) {
     return {};
 }
 
-Result<void> FakeHost::discard_backing(const schemas::PoolSpec& spec, std::uint64_t own_transaction_id) {
+Result<void> FakeHost::discard_backing(const schemas::PoolSpec& spec, const Overwrite& own) {
     const bool recorded = kernel_.own_pool == spec.pool.uuid;
     const std::string medium = spec.backing == "loop" ? kMetadataFile : spec.metadata_path;
     const auto found = kernel_.media.find(medium);
     if (found != kernel_.media.end()) {
         const FakeMetadata& metadata = found->second.metadata;
         const bool blank = !metadata.formatted && !metadata.damaged;
-        if (!blank && !(recorded && may_format(metadata, {.own_transaction_id = own_transaction_id}))) return {};
+        const bool ours = blank || (recorded && may_format(metadata, own));
+        if (!ours && own.is_whole()) return Error{Errc::needs_repair, "destroy: the metadata are not this pool's"};
+        if (!ours) return {};
     }
     if (spec.backing == "loop") {
         kernel_.effect("delete data");
@@ -125,8 +127,13 @@ Result<void> FakeHost::discard_backing(const schemas::PoolSpec& spec, std::uint6
         kernel_.effect("delete metadata");
         kernel_.media.erase(kMetadataFile);
     } else if (recorded) {
+        if (own.is_whole()) {
+            kernel_.effect("wipe " + spec.data_path);
+            kernel_.media.at(spec.data_path).contents.clear();
+        }
         kernel_.effect("zero " + medium);
         kernel_.media.at(medium).metadata = {};
+        if (own.is_whole()) kernel_.media.at(medium).deleted.clear();  // Another pool's ids are its own.
     }
     return recorded ? forget_own_pool(spec.pool.uuid) : Result<void>();
 }

@@ -196,7 +196,10 @@ void for_each_device_message(Visitor&& visit) {
          .thins = {{.thin_id = 42, .mapped_blocks = 1024, .transaction_id = 4503599627370497, .exclusive_blocks = 7}}});
     visit_message(visit, StopPool{.spec = example_pool_spec()}, state);
     visit_message(visit,
-                  DiscardPool{.spec = example_pool_spec(), .own_transaction_id = 4503599627370497, .thin_ids = {0, 1}},
+                  DiscardPool{.spec = example_pool_spec(),
+                              .own_transaction_id = 4503599627370497,
+                              .thin_ids = {0, 1},
+                              .least_transaction_id = 4503599627370496},
                   state);
     visit_message(visit, GrowPool{.spec = example_pool_spec()}, state);
     visit_message(visit, ReadPoolStatus{.pool = pool, .superblock = true, .status_only = true}, state);
@@ -355,6 +358,9 @@ void for_each_pool_message(Visitor&& visit) {
                    .findings = {{.kind = "lost", .subject = "a", .detail = "thin id 42 is not in the pool"}},
                    .counters = {{"store_syncs", 99}, {"turns", 100}}});
     visit_message(visit, SystemCleanup{}, {.leases_ended = 3, .left = {"a: in use by postgres (4711)"}});
+    visit_message(visit, PoolStop{}, example_pool_status());
+    visit_message(visit, PoolCheck{}, {.sound = true, .report = "bad checksum in superblock"});
+    visit_message(visit, PoolDestroy{.name = "default"}, {});
     visit_message(visit, PoolRewind{}, {.snapshots_taken = 12, .next_thin_id = 14});
     visit_message(visit, SystemFsck{.repair = true},
                   {.ok = true,
