@@ -91,8 +91,9 @@ private:
 // The whole of an entry.
 Piece piece_of(const Entry& entry);
 
-// Random 512-byte parts of a piece; 4 KiB ones of the pool's metadata: dm-thin relies on whole blocks, and its
-// superblock is one.
+// Random 512-byte parts of a piece; 4 KiB ones of the pool's metadata, as dm-thin relies on whole blocks, and of the
+// superblock of the state's file system, which is the host's to mend (ext4 has its checksum in another sector than what
+// changes; that of a volume is torn, and mended by us).
 std::vector<Piece> tear(const Piece& piece, std::mt19937_64& random);
 
 // That many points, spread evenly over the entries.
