@@ -23,7 +23,7 @@ constexpr std::uint64_t kFua = 1U << 1U;
 constexpr std::uint64_t kDiscard = 1U << 2U;
 constexpr std::uint64_t kMark = 1U << 3U;
 constexpr std::size_t kEntryBytes = 32;
-constexpr std::uint64_t kBlock = 4096;
+constexpr std::uint64_t kWholeBlock = 4096;
 constexpr std::string_view kAfter = "after:";
 
 std::uint64_t number(std::string_view log, std::size_t at) {
@@ -197,8 +197,8 @@ Piece piece_of(const Entry& entry) {
 
 std::vector<Piece> tear(const Piece& piece, std::mt19937_64& random) {
     const bool metadata = piece.begin >= Layout::kState && piece.begin < Layout::kState + Layout::kMetadata;
-    const bool superblock = piece.begin < kBlock;
-    const std::uint64_t grain = metadata || superblock ? kBlock : 512;
+    const bool superblock = piece.begin < kWholeBlock;
+    const std::uint64_t grain = metadata || superblock ? kWholeBlock : 512;
     // A beginning, an end, or whatever.
     const std::uint64_t grains = piece.length / grain;
     const std::uint64_t limit = random() % (grains + 1);
