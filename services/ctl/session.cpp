@@ -36,14 +36,13 @@ Result<Place> place_of_state(const std::string& state, const std::string& run = 
 }
 
 bool changes_something(std::string_view type) {
-    constexpr std::array<std::string_view, 15> kChanging = {
-        schemas::PoolCreate::kType,   schemas::PoolStart::kType,    schemas::VolumeCreate::kType,
-        schemas::VolumeRemove::kType, schemas::VolumeGet::kType,    schemas::VolumePut::kType,
-        schemas::VolumeAttach::kType, schemas::VolumeDetach::kType, schemas::SystemCleanup::kType,
-        schemas::SystemFsck::kType,   schemas::PoolRewind::kType,   schemas::PoolRepair::kType,
-        schemas::PoolStop::kType,     schemas::PoolCheck::kType,    schemas::PoolDestroy::kType,
+    constexpr std::array<std::string_view, 10> kQueries = {
+        schemas::PoolStatus::kType,   schemas::VolumeExists::kType, schemas::VolumeShow::kType,
+        schemas::VolumeList::kType,   schemas::LeaseList::kType,    schemas::OperationList::kType,
+        schemas::SystemStatus::kType, schemas::StoreList::kType,    schemas::OperationWait::kType,
+        schemas::EventSince::kType,
     };
-    return std::find(kChanging.begin(), kChanging.end(), type) != kChanging.end();
+    return std::find(kQueries.begin(), kQueries.end(), type) == kQueries.end();
 }
 
 // A request whose answer never came may have been done: its id is the way to find out.
