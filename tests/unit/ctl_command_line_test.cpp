@@ -65,8 +65,14 @@ TEST_CASE("what a command does not take is refused", "[ctl]") {
 }
 
 TEST_CASE("what is not built is no command", "[ctl]") {
-    for (const auto* name : {"check", "stop", "destroy"}) refused({"pool", name});
     refused({"pool", "create", "--device", "/dev/vda"});
+}
+
+TEST_CASE("a pool is destroyed only by somebody who says that he means it", "[ctl]") {
+    refused({"pool", "destroy"});
+    CHECK(parsed({"pool", "destroy", "--yes"}).action == &pool_destroy);
+    CHECK(parsed({"pool", "stop"}).action == &pool_stop);
+    CHECK(parsed({"pool", "check"}).action == &pool_check);
 }
 
 TEST_CASE("an id may look like anything", "[ctl]") {
