@@ -131,6 +131,9 @@ Task<std::string> PoolManager::carry_out_destroy(Operation& operation) {
         if (key.first != FindingKind::store_lost) unfind(key.first, key.second);
     }
     devices_.clear();
+    measured_.clear();
+    space_ = {};
+    growth_fails_ = false;
     pool_row_.reset();
     pool_ = {};
     backup_sequence_ = 0;
