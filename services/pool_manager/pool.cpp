@@ -491,8 +491,12 @@ Task<void> PoolManager::judge_unloaded(Operation& operation, Error why) {
     co_return {};
 }
 
-// Rows against the thin ids that the pool has, before anybody may use it. The next id lies above both.
+// Rows against the thin ids that the pool has, before anybody may use it. The next id lies above both. Commands that
+// were under way when the pool was stopped are carried out meanwhile: what they change is not compared.
 Task<void> PoolManager::compare_thins(Operation& operation) {
+    const NameRecord record(names_);
+    Seen seen = seen_by_store();
+    Views views = views_at_start({});
     Result<std::vector<schemas::ThinDevice>> thins = co_await list_thins(operation, Held::release);
     if (!thins) co_return thins.error();
     unfind(FindingKind::unchecked, pool_row_->name);
@@ -500,17 +504,26 @@ Task<void> PoolManager::compare_thins(Operation& operation) {
         Result<void> raised = store_.raise_next_thin_id(std::max(thins->back().thin_id + 1, kFirstThinId));
         if (!raised) co_return raised.error();
     }
-    Seen seen = seen_by_store();
+    views.after = store_view();
+    views.before.next_thin_id = views.after.next_thin_id;
+    views.worked_on = record.keys();
+    const auto state_in = [](const StoreView& store, std::uint32_t thin_id) {
+        const auto row = store.rows.find(thin_id);
+        return row == store.rows.end() ? std::string() : row->second.state;
+    };
+    const auto changed = [&](std::uint32_t thin_id) {
+        return state_in(views.before, thin_id) != state_in(views.after, thin_id);
+    };
+    std::erase_if(seen.rows, [&](const SeenRow& row) { return changed(row.thin_id); });
     seen.transaction_id = pool_.status->transaction_id;
     seen.thins.emplace();
-    KernelView kernel;
-    kernel.thins.emplace();
+    views.kernel.thins.emplace();
     for (const auto& thin : *thins) {
+        if (changed(thin.thin_id)) continue;
         seen.thins->push_back({thin.thin_id, thin.transaction_id});
-        kernel.thins->emplace(thin.thin_id, thin);
+        views.kernel.thins->emplace(thin.thin_id, thin);
     }
     set_verdict(judge_pool(seen));
-    const Views views = views_at_start(std::move(kernel));
     co_return settle(views, compare(views));
 }
 

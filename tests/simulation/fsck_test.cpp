@@ -304,4 +304,22 @@ TEST_CASE("without a pool, and with a stopped one, all is well", "[fsck]") {
     CHECK_FALSE(reply->pool_compared);
 }
 
+TEST_CASE("a removal that ends while a start reads the pool's list leaves no stranger behind", "[manager]") {
+    // The list had the thin id still and the store its row no more: it was quarantined as somebody else's.
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    world.run_for(10000);  // It is not active any more, so that nobody waits for it.
+    world.hold_commands("device.delete_thin");
+    REQUIRE(world.call(remove("a")));
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    world.hold_replies("device.list_thins");
+    const std::string start = world.send_once(schemas::PoolStart{});
+    world.run_until([&] { return world.held() == 2; });
+    world.let_go();
+    CHECK(word(world.answer(start)) == "ok");
+    check_quiet(world);
+    CHECK(findings(world).empty());
+}
+
 }  // namespace cowslip::simulation

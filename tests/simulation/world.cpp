@@ -420,7 +420,7 @@ void World::go_on(const std::string& name, const CommandKey& key, const std::fun
     if (!actors_.contains(name)) return;
     note(fmt::format("{} goes on with operation={}", name, key.operation));
     Result<std::string> body = Error{};
-    carried_out_for_ = 0;
+    carried_out_for_ = key.operation;
     try {
         body = rest();
     } catch (const Death&) {

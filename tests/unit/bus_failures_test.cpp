@@ -119,7 +119,8 @@ int zmq_connect(void* socket, const char* address) {
 int zmq_socket_monitor(void* socket, const char* address, int events) {
     using namespace cowslip::bus_failures;
     static const auto monitor = real<decltype(zmq_socket_monitor)>("zmq_socket_monitor");
-    return faults.fail() ? failed(EMFILE) : monitor(socket, address, events);
+    // To end it (no address) cannot fail; where it did, libzmq's thread would wait for ever to be rid of an event.
+    return address != nullptr && faults.fail() ? failed(EMFILE) : monitor(socket, address, events);
 }
 
 }  // extern "C"
