@@ -10,14 +10,6 @@
 
 namespace cowslip {
 
-namespace {
-
-Error no_pool() {
-    return {Errc::not_found, "there is no pool: `cowslip pool create --loop 10G`"};
-}
-
-}  // namespace
-
 // ---- stop, check -----------------------------------------------------------------------------
 
 // The caller holds both of the pool's keys.
@@ -36,7 +28,7 @@ Task<void> PoolManager::put_away_unleased(Operation& operation) {
 Task<std::string> PoolManager::stop_pool(Operation& operation, schemas::PoolStop /*request*/) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     const NameLock start = co_await names_.acquire(kStartKey, LockMode::exclusive);
-    if (!pool_row_) co_return no_pool();
+    if (!pool_row_) co_return no_pool_yet(Errc::not_found);
     operation.subject = pool_row_->name;
     Result<void> away = co_await put_away_unleased(operation);
     if (!away) co_return away.error();
@@ -48,11 +40,20 @@ Task<std::string> PoolManager::stop_pool(Operation& operation, schemas::PoolStop
 Task<std::string> PoolManager::check_pool(Operation& operation, schemas::PoolCheck /*request*/) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     const NameLock start = co_await names_.acquire(kStartKey, LockMode::exclusive);
-    if (!pool_row_) co_return no_pool();
+    if (!pool_row_) co_return no_pool_yet(Errc::not_found);
     operation.subject = pool_row_->name;
     if (pool_row_->state == "ready" || pool_.read_only) {
         co_return Error{Errc::in_use,
                         "check: the pool is in service, where `cowslip fsck` compares it: `cowslip pool stop` first"};
+    }
+    if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
+    // Of metadata that are another pool's nothing is mended, and no flag is cleared.
+    Result<Judgement> judgement = co_await look_at_unloaded(operation);
+    if (!judgement) co_return judgement.error();
+    if (freezes(judgement->verdict)) {
+        freeze(*judgement);
+        keep();
+        co_return Error{Errc::needs_repair, pool_.frozen};
     }
     schemas::CheckMetadata command{pool_row_->spec};
     Result<schemas::CheckMetadata::Reply> checked =
@@ -72,7 +73,7 @@ Task<std::string> PoolManager::check_pool(Operation& operation, schemas::PoolChe
 Task<std::string> PoolManager::destroy_pool(Operation& operation, schemas::PoolDestroy request) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     const NameLock start = co_await names_.acquire(kStartKey, LockMode::exclusive);
-    if (!pool_row_) co_return no_pool();
+    if (!pool_row_) co_return no_pool_yet(Errc::not_found);
     operation.subject = pool_row_->name;
     if (request.name != pool_row_->name) {
         co_return Error{Errc::invalid_argument,

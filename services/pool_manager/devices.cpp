@@ -31,7 +31,7 @@ Result<void> PoolManager::forget_deaths(Operation& operation) {
 Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest> names, Access access) {
     names.push_back({kPoolKey, LockMode::shared});
     NameLock lock = co_await names_.acquire(names);
-    if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (!pool_row_) co_return no_pool_yet(Errc::unavailable);
     if (pool_.read_only && access == Access::read) co_return Result<NameLock>(std::move(lock));
     Result<void> sound = check_sound();
     if (!sound) co_return sound.error();
@@ -54,13 +54,14 @@ Task<void> PoolManager::pool_in_service(Operation& operation) {
 Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, bool read_only) {
     const auto found = devices_.find(row.thin_id);
     if (found != devices_.end() && found->second.complete) {
-        const bool as_wanted = found->second.read_only == read_only;
-        Result<void> changed;
-        if (as_wanted && found->second.size_sectors >= row.size_sectors) co_return found->second.path;
-        if (as_wanted) changed = co_await grow_device(operation, row);
-        if (!as_wanted) changed = co_await deactivate(operation, row.thin_id);
-        if (!changed) co_return changed.error();
-        if (as_wanted) co_return devices_.at(row.thin_id).path;
+        if (found->second.read_only == read_only) {
+            if (found->second.size_sectors >= row.size_sectors) co_return found->second.path;
+            Result<void> grown = co_await grow_device(operation, row);
+            if (!grown) co_return grown.error();
+            co_return devices_.at(row.thin_id).path;
+        }
+        Result<void> away = co_await deactivate(operation, row.thin_id);
+        if (!away) co_return away.error();
     }
     if (replaced_.contains(row.thin_id)) {
         co_return Error{Errc::needs_repair, fmt::format("activate '{}': the pool has another device as its thin id {}",

@@ -20,7 +20,7 @@ std::string in_bytes(std::uint64_t sectors) {
 
 // Whether the pool is in a state that growing may find it in: in service, or out of it since it is full.
 Result<void> PoolManager::check_growable() const {
-    if (!pool_row_) return Error{Errc::not_found, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (!pool_row_) return no_pool_yet(Errc::not_found);
     if (pool_row_->spec.backing == "adopted") {
         return Error{
             Errc::invalid_argument,

@@ -59,7 +59,7 @@ Result<void> PoolManager::check_clock() const {
 
 Task<std::string> PoolManager::rewind_pool(Operation& operation, schemas::PoolRewind /*request*/) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
-    if (!pool_row_) co_return Error{Errc::not_found, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (!pool_row_) co_return no_pool_yet(Errc::not_found);
     operation.subject = pool_row_->name;
     if (pool_row_->state != "stopped") {
         co_return Error{Errc::in_use, "rewind: the pool is in service: `cowslip cleanup` stops it"};

@@ -9,7 +9,7 @@ namespace cowslip {
 
 Task<std::string> PoolManager::measure_pool(Operation& operation, schemas::PoolMeasure request) {
     const NameLock pool = co_await names_.acquire(kPoolKey, LockMode::shared);
-    if (!pool_row_) co_return Error{Errc::unavailable, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (!pool_row_) co_return no_pool_yet(Errc::unavailable);
     if (!pool_.loaded || !pool_.frozen.empty()) {
         co_return Error{Errc::unavailable, "the pool is not in service: `cowslip pool start`"};
     }

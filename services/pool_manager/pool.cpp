@@ -209,6 +209,10 @@ Task<std::string> PoolManager::advance_generation(Operation& operation) {
 
 // ---- create ----------------------------------------------------------------------------------
 
+Error no_pool_yet(Errc code) {
+    return {code, "there is no pool yet: `cowslip pool create --loop 10G`"};
+}
+
 Task<std::string> PoolManager::create_pool(Operation& operation, schemas::PoolCreate request) {
     if (request.name.empty()) request.name = "default";
     operation.subject = request.name;
@@ -382,7 +386,7 @@ Task<void> PoolManager::adopt_thins(Operation& operation, bool force) {
 Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas::PoolStart request) {
     const LockMode mode = request.read_only ? LockMode::exclusive : LockMode::shared;
     const NameLock lock = co_await names_.acquire(kPoolKey, mode);
-    if (!pool_row_) co_return Error{Errc::not_found, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (!pool_row_) co_return no_pool_yet(Errc::not_found);
     Result<void> started;
     if (request.read_only) {
         started = co_await start_read_only(operation);
@@ -472,23 +476,27 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
 
 // The pool was not loaded, since what it lies on is not as it should be: what has happened to it?
 Task<void> PoolManager::judge_unloaded(Operation& operation, Error why) {
+    Result<Judgement> judgement = co_await look_at_unloaded(operation);
+    const bool wrong = judgement && freezes(judgement->verdict);
+    freeze(wrong ? *judgement : Judgement{PoolVerdict::unusable, why.message});
+    co_return {};
+}
+
+// What is known of a pool that is not loaded, without a change to it; normal of one that is.
+Task<Judgement> PoolManager::look_at_unloaded(Operation& operation) {
     schemas::ExaminePool command{pool_row_->spec};
     Result<schemas::ExaminePool::Reply> found = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
-    Judgement judgement{PoolVerdict::unusable, why.message};
-    if (found && !found->state.loaded) {
-        Seen seen = seen_by_store();
-        seen.zeroed = found->state.superblock.zeroed;
-        seen.valid = found->state.superblock.valid;
-        seen.transaction_id = found->state.superblock.transaction_id;
-        if (found->listed) {
-            seen.thins.emplace();
-            for (const auto& thin : found->thins) seen.thins->push_back({thin.thin_id, thin.transaction_id});
-        }
-        const Judgement seen_as = judge_pool(seen);
-        if (freezes(seen_as.verdict)) judgement = seen_as;
+    if (!found) co_return found.error();
+    if (found->state.loaded) co_return Judgement{};
+    Seen seen = seen_by_store();
+    seen.zeroed = found->state.superblock.zeroed;
+    seen.valid = found->state.superblock.valid;
+    seen.transaction_id = found->state.superblock.transaction_id;
+    if (found->listed) {
+        seen.thins.emplace();
+        for (const auto& thin : found->thins) seen.thins->push_back({thin.thin_id, thin.transaction_id});
     }
-    freeze(judgement);
-    co_return {};
+    co_return judge_pool(seen);
 }
 
 // Rows against the thin ids that the pool has, before anybody may use it. The next id lies above both. Commands that

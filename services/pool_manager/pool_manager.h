@@ -104,6 +104,9 @@ struct ManagerOptions {
     bool store_lost = false;                                                 // There was a store, and this one is new.
 };
 
+// not_found, or unavailable: with the command that makes one.
+Error no_pool_yet(Errc code);
+
 class PoolManager {
 public:
     PoolManager(Store& store, ManagerOptions options);
@@ -367,6 +370,7 @@ private:
     void set_verdict(const Judgement& judgement);
     Seen seen_by_store();
     Task<void> judge_unloaded(Operation& operation, Error why);
+    Task<Judgement> look_at_unloaded(Operation& operation);
 
     // identity.cpp
     Task<void> make_label(Operation& operation, std::vector<std::uint32_t>* made);

@@ -78,7 +78,7 @@ Task<std::string> PoolManager::repair_by_itself(Operation& operation) {
 }
 
 Task<std::string> PoolManager::repair_request(Operation& operation, schemas::PoolRepair request) {
-    if (!pool_row_) co_return Error{Errc::not_found, "there is no pool yet: `cowslip pool create --loop 10G`"};
+    if (!pool_row_) co_return no_pool_yet(Errc::not_found);
     operation.subject = pool_row_->name;
     Result<schemas::PoolRepair::Reply> repaired = co_await repair_pool(operation, request);
     if (!repaired) co_return repaired.error();

@@ -146,6 +146,25 @@ TEST_CASE("a check finds damage in a stopped pool, and it is mended", "[manager]
     CHECK(exists(world, "a"));
 }
 
+TEST_CASE("a check of a stopped pool leaves another pool's metadata alone", "[manager]") {
+    // It cleared needs_check on them, and had damaged ones mended, whoever's they were.
+    World world({.seed = 1});
+    make_pair(world);
+    fill(world);
+    REQUIRE(world.call(schemas::PoolStop{}));
+    FakeMetadata& disk = world.kernel.media.at("/dev/vdb").metadata;
+    disk.transaction_id += 1000;
+    disk.needs_check = true;
+    disk.leaf_damaged = GENERATE(false, true);
+    const bool damaged = disk.leaf_damaged;
+    CHECK(word(world.ask_once(schemas::PoolCheck{})) == "needs_repair");
+    CHECK(word(world.ask_once(schemas::PoolCheck{})) == "needs_repair");
+    world.run_for(60000);
+    CHECK(disk.needs_check);
+    CHECK(disk.leaf_damaged == damaged);
+    CHECK(status_of_pool(world).state == "frozen");
+}
+
 TEST_CASE("at a death or power cut of each step a pool is whole, or its destruction goes on", "[simulation]") {
     const auto make = GENERATE(make_loop, make_pair);
     const bool power_cut = GENERATE(false, true);
