@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kRetryFirst = 20ms;
-constexpr std::chrono::milliseconds kRetryMost = 500ms;
+constexpr std::chrono::milliseconds kRetryMost = 100ms;
 constexpr std::chrono::milliseconds kConnectMost = 2s;
 constexpr std::chrono::milliseconds kIdleWait = 60s;
 constexpr std::chrono::milliseconds kLastReplyMost = 1s;

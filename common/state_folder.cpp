@@ -142,10 +142,11 @@ Result<int> lock_store(const StateFolder& folder) {
         const ssize_t size = ::pread(fd, text.data(), text.size() - 1, 0);
         ::close(fd);
         return Error{Errc::in_use, fmt::format("another pool manager (pid {}) has this state folder: stop it first",
-                                               size > 0 ? std::string(text.data()) : "unknown")};
+                                               size > 0 ? std::to_string(std::atoi(text.data())) : "unknown")};
     }
-    const std::string pid = std::to_string(::getpid());
-    if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, pid.data(), pid.size(), 0) < 0) {
+    // Over what an older process wrote: on a full file system there would be no block for a file made empty.
+    const std::string pid = fmt::format("{:<10}", ::getpid());
+    if (::pwrite(fd, pid.data(), pid.size(), 0) < 0) {
         const int failed = errno;
         ::close(fd);
         return errno_error(failed, fmt::format("write lock '{}'", path));

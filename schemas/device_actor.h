@@ -37,8 +37,9 @@ struct PoolSpec {
     bool skip_zeroing = false;
     bool discard_passdown = true;
     bool queue_if_no_space = false;
+    bool preallocate = false;  // loop: the files have all their blocks at once. The live table does not tell.
     MSGPACK_DEFINE_MAP(pool, backing, data_path, metadata_path, data_sectors, metadata_sectors, block_sectors,
-                       low_water_blocks, skip_zeroing, discard_passdown, queue_if_no_space)
+                       low_water_blocks, skip_zeroing, discard_passdown, queue_if_no_space, preallocate)
 };
 
 // What the kernel said to a message, and a no-flush status of the pool read right after it: rc 0

@@ -52,13 +52,15 @@ struct PoolStatus : NoFields {
         std::uint64_t snapshots_taken = 0;  // The kernel's 24-bit clock, from the superblock.
         std::uint64_t low_water = 0;        // Blocks.
         std::string backing;                // loop, pair or adopted.
+        // As in the kernel's table: skip_block_zeroing, no_discard_passdown, queue_if_no_space; and preallocated.
+        std::vector<std::string> features;
         std::string data_device;
         std::string metadata_device;
         PoolLimits limits;  // Those in force.
         std::vector<std::string> warnings;
         MSGPACK_DEFINE_MAP(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data,
-                           metadata, volumes, snapshots_taken, low_water, backing, data_device, metadata_device, limits,
-                           warnings)
+                           metadata, volumes, snapshots_taken, low_water, backing, features, data_device,
+                           metadata_device, limits, warnings)
     };
 };
 
@@ -76,8 +78,12 @@ struct PoolCreate {
     bool force = false;
     bool accept_no_zeroing = false;
     PoolLimits limits;  // max_bytes and grow_step_bytes: only of a pool in files.
+    // Of a pool that is made, not of an adopted one:
+    bool preallocate = false;  // In files only: they have all their blocks at once, and keep them.
+    bool keep_discarded = false;  // What volumes discard is free in the pool, and the devices below are not told.
+    bool no_zeroing = false;      // A new block shows what it last held, also if that was another volume's.
     MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
-                       accept_no_zeroing, limits)
+                       accept_no_zeroing, limits, preallocate, keep_discarded, no_zeroing)
 };
 
 struct PoolStart {

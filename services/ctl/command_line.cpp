@@ -140,6 +140,9 @@ void Grammar::add_pool_commands() {
     text(create, "--min-free", arguments_.min_free, "with less data free no volume is made; default 1 %", "SIZE");
     text(create, "--min-free-metadata", arguments_.min_free_metadata, "likewise; default a fifth", "SIZE");
     create->add_flag("--force", arguments_.force, "even where the devices hold something");
+    create->add_flag("--preallocate", arguments_.preallocate, "with --loop: the files have all their blocks at once");
+    create->add_flag("--keep-discarded", arguments_.keep_discarded, "the devices below are not told what is discarded");
+    create->add_flag("--no-zeroing", arguments_.no_zeroing, "quicker; new volumes show the data of old ones");
     create->add_flag("--accept-no-zeroing", arguments_.accept_no_zeroing,
                      "adopt a pool that shows new volumes the data of old ones");
     command(*pool, "status", pool_status, "state, space and limits of the pool");

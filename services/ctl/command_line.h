@@ -46,6 +46,9 @@ struct Arguments {
     std::string metadata_device;
     std::string adopt;
     bool accept_no_zeroing = false;
+    bool preallocate = false;
+    bool keep_discarded = false;
+    bool no_zeroing = false;
     bool evict = false;
     std::string spare;
     bool accept_loss = false;

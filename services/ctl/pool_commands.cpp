@@ -41,6 +41,7 @@ Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply&
     table.add({"kept free", fmt::format("{} of data, {} of metadata", console.size(pool.limits.min_free_bytes),
                                         console.size(pool.limits.min_free_metadata_bytes))});
     table.add({"backing", pool.backing});
+    if (!pool.features.empty()) table.add({"features", fmt::format("{}", fmt::join(pool.features, ", "))});
     table.add({"data device", pool.data_device});
     table.add({"metadata device", pool.metadata_device});
     for (const auto& warning : pool.warnings) table.add({"warning", warning});
@@ -92,6 +93,9 @@ Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments) {
     request.adopt = arguments.adopt;
     request.force = arguments.force;
     request.accept_no_zeroing = arguments.accept_no_zeroing;
+    request.preallocate = arguments.preallocate;
+    request.keep_discarded = arguments.keep_discarded;
+    request.no_zeroing = arguments.no_zeroing;
     return request;
 }
 

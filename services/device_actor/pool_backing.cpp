@@ -49,13 +49,32 @@ Result<void> sync_folder(const std::string& path) {
     return {};
 }
 
-// Sparse: a pool is promised more than it holds, like its volumes. What an older try left goes first.
-Result<void> make_file(const std::string& path, std::uint64_t sectors) {
+// Sparse: a pool is promised more than it holds, like its volumes. Or with all its blocks, so that the file system below
+// cannot run out of them later.
+enum class Blocks { sparse, allocated };
+
+// fallocate itself: posix_fallocate would write to each block where the file system cannot.
+Result<void> set_size(const Fd& file, const std::string& path, std::uint64_t bytes, Blocks blocks) {
+    const auto size = static_cast<off_t>(bytes);
+    int done = 0;
+    do {
+        done = blocks == Blocks::allocated ? fallocate(file.get(), 0, 0, size) : ftruncate(file.get(), size);
+    } while (done != 0 && errno == EINTR);
+    if (done == 0) return {};
+    return errno_error(errno, blocks == Blocks::allocated ? "allocate the blocks of '" + path + "'"
+                                                          : "size '" + path + "'");
+}
+
+Blocks blocks_of(const schemas::PoolSpec& spec) {
+    return spec.preallocate ? Blocks::allocated : Blocks::sparse;
+}
+
+// What an older try left goes first.
+Result<void> make_file(const std::string& path, std::uint64_t sectors, Blocks blocks) {
     const Fd file = TRY(open_file(path, O_CREAT));
     if (!file) return errno_error(ENOENT, "make '" + path + "'");
-    if (ftruncate(file.get(), 0) != 0 || ftruncate(file.get(), static_cast<off_t>(sectors * kSectorBytes)) != 0) {
-        return errno_error(errno, "size '" + path + "'");
-    }
+    if (ftruncate(file.get(), 0) != 0) return errno_error(errno, "size '" + path + "'");
+    TRY(set_size(file, path, sectors * kSectorBytes, blocks));
     if (fsync(file.get()) != 0) return errno_error(errno, "sync '" + path + "'");
     return {};
 }
@@ -172,7 +191,7 @@ Result<Backing> PoolBacking::find(const schemas::PoolSpec& spec) const {
     return find_pair(spec);
 }
 
-// Sparse like the whole file, and durable before the kernel is told: metadata that know more blocks than the file has
+// Sparse or not like the whole file, and durable before the kernel is told: metadata that know more blocks than the file has
 // cannot be loaded.
 Result<void> PoolBacking::grow(const schemas::PoolSpec& spec) const {
     if (spec.backing != kLoop) return {};
@@ -195,9 +214,7 @@ Result<void> PoolBacking::grow(const schemas::PoolSpec& spec) const {
     }
     if (parts[0].grows || parts[1].grows) TRY(check_room(claim));
     for (const Part& part : parts) {
-        if (part.grows && ftruncate(part.file.get(), static_cast<off_t>(part.bytes)) != 0) {
-            return errno_error(errno, "make '" + part.path + "' larger");
-        }
+        if (part.grows) TRY(set_size(part.file, part.path, part.bytes, blocks_of(spec)));
         if (fsync(part.file.get()) != 0) return errno_error(errno, "sync '" + part.path + "'");
         TRY(attach_loop_device(part.file.get()));  // An attached one reads the file's size anew.
     }
@@ -228,7 +245,7 @@ Result<std::string> PoolBacking::make_copy(const std::string& name) const {
     const Fd metadata = TRY(open_existing(metadata_file()));
     const auto status = TRY(check_file(metadata, metadata_file()));
     TRY(detach_file(name));
-    TRY(make_file(name, static_cast<std::uint64_t>(status.st_size) / kSectorBytes));
+    TRY(make_file(name, static_cast<std::uint64_t>(status.st_size) / kSectorBytes, Blocks::sparse));
     TRY(sync_folder(folder_));
     const Fd copy = TRY(open_existing(name));
     return attach_loop_device(copy.get());
@@ -406,8 +423,12 @@ Result<void> PoolBacking::record_uuid(const std::string& uuid) const {
 // in a power cut would promise what is lost.
 Result<Backing> PoolBacking::make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const {
     TRY(check_files(data_file(), metadata_file(), overwrite));
-    TRY(make_file(data_file(), spec.data_sectors));
-    TRY(make_file(metadata_file(), spec.metadata_sectors));
+    const auto make = [&](const std::string& path, std::uint64_t sectors) {
+        return make_file(path, sectors, blocks_of(spec));
+    };
+    if (spec.preallocate) TRY(check_room((spec.data_sectors + spec.metadata_sectors) * kSectorBytes + kKeptFreeBytes));
+    TRY(make(data_file(), spec.data_sectors));
+    TRY(make(metadata_file(), spec.metadata_sectors));
     TRY(sync_folder(folder_));
     return attach_files(spec);
 }

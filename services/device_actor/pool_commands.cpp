@@ -62,11 +62,12 @@ Error step_failed(const char* what, const DmDevice& pool, int error_number) {
     return error;
 }
 
-// The names that it was asked for by: root has listed them, and the kernel's own may be another
-// device's after a boot.
-void keep_names(schemas::PoolSpec& found, const schemas::PoolSpec& asked) {
+// What the live table does not tell; and the names that it was asked for by: root has listed them, and the kernel's own
+// may be another device's after a boot.
+void keep_untold(schemas::PoolSpec& found, const schemas::PoolSpec& asked) {
     found.pool = asked.pool;
     found.backing = asked.backing;
+    found.preallocate = asked.preallocate;
     if (asked.backing != kPairBacking) return;
     found.data_path = asked.data_path;
     found.metadata_path = asked.metadata_path;
@@ -138,7 +139,7 @@ Result<schemas::PoolState> DeviceActor::create_pool(const schemas::CreatePool& c
         state = TRY(pool_state(pool));
     }
     state.superblock = TRY(superblock(state.metadata_device));
-    keep_names(state.spec, command.spec);
+    keep_untold(state.spec, command.spec);
     return state;
 }
 
@@ -192,7 +193,7 @@ Result<schemas::ExaminePool::Reply> DeviceActor::examine_pool(const schemas::Exa
     } else {
         TRY(look_at_unloaded(spec, reply));
     }
-    keep_names(reply.state.spec, spec);
+    keep_untold(reply.state.spec, spec);
     return reply;
 }
 
@@ -246,7 +247,7 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
         state.superblock = TRY(superblock(state.metadata_device));
         if (!recorded) TRY(host_.record_own_pool(command.spec.pool.uuid));
     }
-    keep_names(state.spec, command.spec);
+    keep_untold(state.spec, command.spec);
     return state;
 }
 
@@ -275,7 +276,7 @@ Result<schemas::PoolState> DeviceActor::grow_pool(const schemas::GrowPool& comma
         TRY(load_longer(pool, state, command.spec));
     }
     state = TRY(pool_state(pool));
-    keep_names(state.spec, command.spec);
+    keep_untold(state.spec, command.spec);
     return state;
 }
 

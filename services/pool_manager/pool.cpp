@@ -58,6 +58,12 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
     if (request.loop_bytes != 0 && (request.loop_bytes < kSmallestPoolBytes || request.loop_bytes > (1ULL << 60U))) {
         return Error{Errc::invalid_argument, "a pool has at least 16 MiB"};
     }
+    if (request.preallocate && request.loop_bytes == 0) {
+        return Error{Errc::invalid_argument, "only a pool in files (--loop SIZE) can have its blocks allocated ahead"};
+    }
+    if (!request.adopt.empty() && (request.keep_discarded || request.no_zeroing)) {
+        return Error{Errc::invalid_argument, "an adopted pool keeps the features that its owner has given it"};
+    }
     schemas::PoolSpec spec;
     spec.pool.uuid = new_uuid();
     spec.pool.device = request.adopt.empty() ? pool_dm_name(spec.pool.uuid) : request.adopt;
@@ -71,6 +77,10 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
     if (spec.backing == "loop" && spec.metadata_sectors == 0) {
         spec.metadata_sectors = default_metadata_sectors(spec.data_sectors, spec.block_sectors);
     }
+    spec.preallocate = request.preallocate;
+    // Handed on, a discard would punch holes into what was allocated ahead.
+    spec.discard_passdown = !request.keep_discarded && !request.preallocate;
+    spec.skip_zeroing = request.no_zeroing;
     if (const schemas::PoolLimits& limits = request.limits; limits.max_bytes != 0) {
         const std::uint64_t block_bytes = request.block_size_bytes;
         spec.low_water_blocks =

@@ -152,6 +152,11 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
                                           : pool_row_->state;
     reply.verdict = to_string(pool_.verdict);
     reply.backing = pool_row_->spec.backing;
+    const schemas::PoolSpec& spec = pool_row_->spec;
+    if (spec.skip_zeroing) reply.features.emplace_back("skip_block_zeroing");
+    if (!spec.discard_passdown) reply.features.emplace_back("no_discard_passdown");
+    if (spec.queue_if_no_space) reply.features.emplace_back("queue_if_no_space");
+    if (spec.preallocate) reply.features.emplace_back("preallocated");
     reply.block_size_bytes = pool_row_->spec.block_sectors * kSectorBytes;
     reply.low_water = pool_row_->spec.low_water_blocks;
     reply.volumes = store_.count_ready_volumes();
@@ -169,6 +174,14 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
                       status.total_data_blocks * reply.block_size_bytes};
         reply.metadata = {status.used_metadata_blocks * 4096, status.total_metadata_blocks * 4096};
         warn_of_space(&reply.warnings);
+    }
+    if (spec.skip_zeroing) {
+        reply.warnings.emplace_back("new blocks are not zeroed: a volume can show what a removed one wrote");
+    }
+    if (spec.backing == "adopted" && spec.queue_if_no_space) {
+        reply.warnings.emplace_back(
+            "while it is full, whoever writes waits instead of being told; its owner can load it with "
+            "error_if_no_space");
     }
     if (!pool_.frozen.empty()) reply.warnings.push_back(pool_.frozen);
     if (pool_.fault != PoolFault::none) reply.warnings.push_back(explain(pool_.fault, pool_.fault_detail));

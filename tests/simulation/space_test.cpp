@@ -191,6 +191,46 @@ TEST_CASE("each level of filling up is told of once, with when it will be full, 
     check_quiet(world);
 }
 
+TEST_CASE("a pool has the features that were asked for, and says so", "[manager]") {
+    World world({.seed = 1});
+    schemas::PoolCreate pool;
+    pool.loop_bytes = 1024 * kMiB;
+    CHECK(room_of_pool(world).features.empty());
+    SECTION("blocks allocated ahead are not given back by a discard") {
+        pool.preallocate = true;
+        REQUIRE(world.call(pool));
+        CHECK(room_of_pool(world).features == std::vector<std::string>{"no_discard_passdown", "preallocated"});
+        CHECK(world.store().pool()->spec.preallocate);
+        world.kill_manager();
+        world.run_for(1000);
+        CHECK(room_of_pool(world).features == std::vector<std::string>{"no_discard_passdown", "preallocated"});
+    }
+    SECTION("without zeroing, with a warning") {
+        pool.no_zeroing = true;
+        REQUIRE(world.call(pool));
+        CHECK(room_of_pool(world).features == std::vector<std::string>{"skip_block_zeroing"});
+        CHECK_THAT(room_of_pool(world).warnings.front(), Catch::Contains("not zeroed"));
+    }
+    SECTION("discards kept") {
+        pool.keep_discarded = true;
+        REQUIRE(world.call(pool));
+        CHECK(room_of_pool(world).features == std::vector<std::string>{"no_discard_passdown"});
+        CHECK(room_of_pool(world).warnings.empty());
+    }
+    SECTION("not of another's, nor of devices that cannot") {
+        pool.loop_bytes = 0;
+        pool.adopt = "vg-thin";
+        pool.no_zeroing = true;
+        CHECK(word(world.ask_once(pool)) == "invalid_argument");
+        pool.no_zeroing = false;
+        pool.keep_discarded = true;
+        CHECK(word(world.ask_once(pool)) == "invalid_argument");
+        pool.keep_discarded = false;
+        pool.preallocate = true;
+        CHECK(word(world.ask_once(pool)) == "invalid_argument");
+    }
+}
+
 TEST_CASE("limits that make no sense are refused", "[manager]") {
     World world({.seed = 1});
     schemas::PoolCreate pool;

@@ -135,6 +135,9 @@ TEST_CASE("a pool is made in exactly one way", "[ctl]") {
           64U << 20U);
     CHECK(make({"--adopt", "vg-thin", "--accept-no-zeroing"}).value().accept_no_zeroing);
     CHECK(make({"--data", "/dev/a", "--metadata", "/dev/b", "--force"}).value().force);
+    CHECK(make({"--loop", "1G", "--preallocate"}).value().preallocate);
+    CHECK(make({"--loop", "1G", "--keep-discarded"}).value().keep_discarded);
+    CHECK(make({"--loop", "1G", "--no-zeroing"}).value().no_zeroing);
     CHECK(make({}).error().code == Errc::invalid_argument);
     CHECK(make({"--loop", "1G", "--adopt", "x"}).error().code == Errc::invalid_argument);
     CHECK(make({"--data", "/dev/a"}).error().code == Errc::invalid_argument);

@@ -29,7 +29,8 @@ inline PoolSpec example_pool_spec() {
             .low_water_blocks = 1000,
             .skip_zeroing = true,
             .discard_passdown = false,
-            .queue_if_no_space = true};
+            .queue_if_no_space = true,
+            .preallocate = true};
 }
 
 inline Verdict example_verdict() {
@@ -98,6 +99,7 @@ inline PoolStatus::Reply example_pool_status() {
             .snapshots_taken = 345,
             .low_water = 67,
             .backing = "loop",
+            .features = {"skip_block_zeroing", "preallocated"},
             .data_device = "/dev/loop0",
             .metadata_device = "/dev/loop1",
             .limits = example_pool_limits(),
@@ -309,7 +311,10 @@ void for_each_pool_message(Visitor&& visit) {
                              .adopt = "vg-pool",
                              .force = true,
                              .accept_no_zeroing = true,
-                             .limits = example_pool_limits()},
+                             .limits = example_pool_limits(),
+                             .preallocate = true,
+                             .keep_discarded = true,
+                             .no_zeroing = true},
                   example_pool_status());
     visit_message(visit, PoolStart{.read_only = true}, example_pool_status());
     visit_message(visit, PoolGrow{.data_bytes = 21474836480, .metadata_bytes = 33554432},
