@@ -144,7 +144,7 @@ class Service:
                 self.close()
                 if time.monotonic() >= deadline:
                     raise TimeoutError(f"{kind} {body}: no answer in {seconds} s") from None
-                time.sleep(0.005)
+                time.sleep(0.02)  # More often would cost what it waits for much of an emulated processor.
                 continue
             if "error" in reply and reply["error"]["code"] != "unavailable":
                 raise Refused(reply["error"])
@@ -153,4 +153,4 @@ class Service:
             # By a service that ends: the next one has the answer.
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{kind} {body}: {reply}")
-            time.sleep(0.02)
+            time.sleep(0.05)

@@ -33,12 +33,12 @@ def expect(what, wanted, got):
         fail(f"{what}: wanted {wanted!r}, got {got!r}")
 
 
-def wait_for(what, seconds, condition):
+def wait_for(what, seconds, condition, pause=0.01):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             fail(what)
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def read(path):
@@ -158,7 +158,7 @@ class Services:
             return (kinds.count("device") >= DEVICE_ACTORS and kinds.count("mount") >= MOUNT_ACTORS and
                     any(actor["watcher"] for actor in actors) and not any(actor["doing"] for actor in actors) and
                     status["behind_reply"] == 0)
-        wait_for("the service does not settle", 90, settled)
+        wait_for("the service does not settle", 90, settled, 0.05)
 
     def names(self):
         found, more = [], True

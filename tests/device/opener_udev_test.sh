@@ -4,7 +4,7 @@
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
-cycles=${CYCLES:-120} clients=${CLIENTS:-4}
+cycles=${CYCLES:-80} clients=${CLIENTS:-4}
 [[ -S /run/udev/control ]] || { echo 'no udevd: skipped'; exit 77; }
 
 start_services --device-actors 4 --mount-actors 4
@@ -13,8 +13,8 @@ ask create base --size 32M
 last=$(ask events --json | grep -o '"seq":[0-9]*' | tail -n 1 | cut -d : -f 2)
 in_python opener.py "$cycles" "$clients"
 # What was in the way was waited for, behind the reply: a removal of which a finding tells was not done in time.
-expect 'findings' '[]' "$(ask status --json | json 'd["findings"]')"
+expect 'findings' '[]' "$(ask status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["findings"])')"
 expect 'requests that failed' '' "$(ask events --json --since "$last" | grep -E '"type":"finding.(parked|lost)' || true)"
-expect 'volumes' base "$(ask ls --quiet)"
-ask rm base --wait
+ask rm base --wait --must-exist
+expect 'volumes' '' "$(ask ls)"
 clean_up
