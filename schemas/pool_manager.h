@@ -79,7 +79,7 @@ struct PoolCreate {
     bool accept_no_zeroing = false;
     PoolLimits limits;  // max_bytes and grow_step_bytes: only of a pool in files.
     // Of a pool that is made, not of an adopted one:
-    bool preallocate = false;  // In files only: they have all their blocks at once, and keep them.
+    bool preallocate = false;     // In files only: they have all their blocks at once, and keep them.
     bool keep_discarded = false;  // What volumes discard is free in the pool, and the devices below are not told.
     bool no_zeroing = false;      // A new block shows what it last held, also if that was another volume's.
     MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
