@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from lab import (DEVICE_CALLS, DOOR, MOUNT_CALLS, Process, Service, Services, Trace, expect, fail, read, signal_at, wait_for,
+from lab import (DEVICE_CALLS, DOOR, MOUNT_CALLS, Process, Service, Services, Trace, expect, fail, read, signal_at,
                  write)
 
 REQUESTS = ("create", "get", "put", "rm")

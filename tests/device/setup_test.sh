@@ -113,7 +113,7 @@ use 'files allocated ahead' grow_and_fill
 # A manager that ended on a file system without a free block could not start again: it made its lock file empty first.
 dd if=/dev/zero of="$folder/mounted/others" bs=4K oflag=append conv=notrunc status=none 2>/dev/null || true
 kill -9 "$(ask status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["pid"])')"
-wait_for 30 timeout 5 cowslip --timeout 3s ls >/dev/null
+wait_for 60 timeout 5 cowslip --timeout 3s ls >/dev/null
 rm "$folder/mounted/others"
 end_pool
 umount "$folder/mounted"
