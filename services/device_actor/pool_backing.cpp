@@ -49,8 +49,8 @@ Result<void> sync_folder(const std::string& path) {
     return {};
 }
 
-// Sparse: a pool is promised more than it holds, like its volumes. Or with all its blocks, so that the file system below
-// cannot run out of them later.
+// Sparse: a pool is promised more than it holds, like its volumes. Or with all its blocks, so that the file system
+// below cannot run out of them later.
 enum class Blocks { sparse, allocated };
 
 // fallocate itself: posix_fallocate would write to each block where the file system cannot.
@@ -61,8 +61,8 @@ Result<void> set_size(const Fd& file, const std::string& path, std::uint64_t byt
         done = blocks == Blocks::allocated ? fallocate(file.get(), 0, 0, size) : ftruncate(file.get(), size);
     } while (done != 0 && errno == EINTR);
     if (done == 0) return {};
-    return errno_error(errno, blocks == Blocks::allocated ? "allocate the blocks of '" + path + "'"
-                                                          : "size '" + path + "'");
+    return errno_error(errno,
+                       blocks == Blocks::allocated ? "allocate the blocks of '" + path + "'" : "size '" + path + "'");
 }
 
 Blocks blocks_of(const schemas::PoolSpec& spec) {
@@ -191,8 +191,8 @@ Result<Backing> PoolBacking::find(const schemas::PoolSpec& spec) const {
     return find_pair(spec);
 }
 
-// Sparse or not like the whole file, and durable before the kernel is told: metadata that know more blocks than the file has
-// cannot be loaded.
+// Sparse or not like the whole file, and durable before the kernel is told: metadata that know more blocks than the
+// file has cannot be loaded.
 Result<void> PoolBacking::grow(const schemas::PoolSpec& spec) const {
     if (spec.backing != kLoop) return {};
     struct Part {
