@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <utility>
 
 #include "common/files.h"
 #include "common/size.h"
@@ -67,6 +68,18 @@ Result<void> set_size(const Fd& file, const std::string& path, std::uint64_t byt
 
 Blocks blocks_of(const schemas::PoolSpec& spec) {
     return spec.preallocate ? Blocks::allocated : Blocks::sparse;
+}
+
+// Blocks that were allocated ahead and never written are none.
+bool holds_data(const Fd& file, const struct stat& status) {
+    if (status.st_blocks == 0) return false;
+    return lseek(file.get(), 0, SEEK_DATA) >= 0 || errno != ENXIO;
+}
+
+// What a file may come to take beyond what it has taken, once it is so large.
+std::uint64_t claim_of(const struct stat& status, std::uint64_t bytes) {
+    const std::uint64_t size = std::max(static_cast<std::uint64_t>(status.st_size), bytes);
+    return size - std::min(static_cast<std::uint64_t>(status.st_blocks) * kSectorBytes, size);
 }
 
 // What an older try left goes first.
@@ -162,7 +175,7 @@ Result<void> check_files(const std::string& data_path, const std::string& metada
         superblock = TRY(read_file_superblock(metadata, metadata_path));
         if (!may_format(superblock, overwrite)) return pool_metadata(metadata_path, superblock);
     }
-    const bool has_data = data && TRY(check_file(data, data_path)).st_blocks > 0;
+    const bool has_data = data && holds_data(data, TRY(check_file(data, data_path)));
     if (has_data && !superblock.valid) return refuse(data_path, "data that no metadata belong to");
     return {};
 }
@@ -207,10 +220,8 @@ Result<void> PoolBacking::grow(const schemas::PoolSpec& spec) const {
     for (Part& part : parts) {
         part.file = TRY(open_existing(part.path));
         const auto status = TRY(check_file(part.file, part.path));
-        const auto size = static_cast<std::uint64_t>(status.st_size);
-        const std::uint64_t filled = static_cast<std::uint64_t>(status.st_blocks) * kSectorBytes;
-        part.grows = size < part.bytes;
-        claim += std::max(size, part.bytes) - std::min(filled, std::max(size, part.bytes));
+        part.grows = static_cast<std::uint64_t>(status.st_size) < part.bytes;
+        claim += claim_of(status, part.bytes);
     }
     if (parts[0].grows || parts[1].grows) TRY(check_room(claim));
     for (const Part& part : parts) {
@@ -423,12 +434,19 @@ Result<void> PoolBacking::record_uuid(const std::string& uuid) const {
 // in a power cut would promise what is lost.
 Result<Backing> PoolBacking::make_files(const schemas::PoolSpec& spec, const Overwrite& overwrite) const {
     TRY(check_files(data_file(), metadata_file(), overwrite));
-    const auto make = [&](const std::string& path, std::uint64_t sectors) {
-        return make_file(path, sectors, blocks_of(spec));
-    };
-    if (spec.preallocate) TRY(check_room((spec.data_sectors + spec.metadata_sectors) * kSectorBytes + kKeptFreeBytes));
-    TRY(make(data_file(), spec.data_sectors));
-    TRY(make(metadata_file(), spec.metadata_sectors));
+    const std::array<std::pair<std::string, std::uint64_t>, 2> files = {
+        std::pair{data_file(), spec.data_sectors}, std::pair{metadata_file(), spec.metadata_sectors}};
+    if (spec.preallocate) {
+        std::uint64_t claim = kKeptFreeBytes;
+        for (const auto& [path, sectors] : files) {
+            const Fd older = TRY(open_file(path));
+            struct stat status {};
+            if (older) status = TRY(check_file(older, path));
+            claim += claim_of(status, sectors * kSectorBytes);
+        }
+        TRY(check_room(claim));
+    }
+    for (const auto& [path, sectors] : files) TRY(make_file(path, sectors, blocks_of(spec)));
     TRY(sync_folder(folder_));
     return attach_files(spec);
 }

@@ -95,6 +95,8 @@ status=0
 ask pool create --loop 1G --preallocate 2>"$folder/refused" || status=$?
 expect 'exit status without room' 6 "$status"
 expect_match 'what is said' '*free*' "$(cat "$folder/refused")"
+# What a device-actor that died in a create has left was refused as somebody's data, and its room was wanted once more.
+fallocate -l 240M "$COWSLIP_STATE/pool/data"
 ask pool create --loop 96M --preallocate
 expect 'features' "['no_discard_passdown', 'preallocated']" "$(field 'p["features"]')"
 file=$COWSLIP_STATE/pool/data
