@@ -168,7 +168,7 @@ class KillSteps:
             outage = Outage(victim)
             trace = signal_at(victim, call, nth, signal.SIGKILL)
             getattr(client, request)()
-            end = time.monotonic() + 3  # What comes last may be behind the reply.
+            end = time.monotonic() + 10  # What comes last may be behind the reply.
             while victim.state() not in ("", "Z") and time.monotonic() < end:
                 time.sleep(0.01)
             came_to = trace.end()
