@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdarg>
+#include <cstring>
 #include <memory>
 
 namespace cowslip {
@@ -20,18 +22,20 @@ namespace {
 constexpr std::uint16_t kUdevFlags = DM_UDEV_DISABLE_DM_RULES_FLAG | DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG |
                                      DM_UDEV_DISABLE_DISK_RULES_FLAG | DM_UDEV_DISABLE_OTHER_RULES_FLAG;
 
-// Its errors are warnings to us: each comes back as an errno, too, and may be what was expected.
+// Its errors are warnings to us: each comes back as an errno, too, and may be what was expected. That there is no such
+// device mostly is.
 __attribute__((format(printf, 5, 6))) void log_line(int level, const char* /*file*/, int /*line*/,
                                                     int /*errno_or_class*/, const char* format, ...) {
     constexpr int kLevelMask = 0x07;  // Above it are flags ("to stderr", "once").
     constexpr int kWarning = 4;       // As in syslog(3).
-    const auto ours = (level & kLevelMask) <= kWarning ? spdlog::level::warn : spdlog::level::debug;
+    auto ours = (level & kLevelMask) <= kWarning ? spdlog::level::warn : spdlog::level::debug;
     if (!spdlog::should_log(ours)) return;  // It has several lines for each ioctl.
     std::array<char, 1024> text{};
     va_list arguments;
     va_start(arguments, format);
     std::vsnprintf(text.data(), text.size(), format, arguments);
     va_end(arguments);
+    if (std::string_view(text.data()).ends_with(std::strerror(ENXIO))) ours = spdlog::level::debug;
     spdlog::log(ours, "libdevmapper: {}", text.data());
 }
 
@@ -78,21 +82,31 @@ Error dm_error(int number, std::string_view what, const DmDevice& device) {
     return errno_error(number, fmt::format("{} '{}'", what, device.uuid.empty() ? device.name : device.uuid));
 }
 
-Result<std::optional<DmTarget>> read_target(int type, std::string_view what, const DmDevice& device) {
+Result<DmTable> read_targets(int type, std::string_view what, const DmDevice& device) {
     DmTask task(type, device);
     if (task.get() != nullptr) dm_task_no_flush(task.get());
     const int number = task.run();
-    if (number == ENXIO) return std::optional<DmTarget>{};
+    if (number == ENXIO) return DmTable{};
     if (number != 0) return dm_error(number, what, device);
-    std::uint64_t start = 0;
-    DmTarget target;
-    char* type_name = nullptr;
-    char* parameters = nullptr;
-    void* next = dm_get_next_target(task.get(), nullptr, &start, &target.sectors, &type_name, &parameters);
-    if (next != nullptr || type_name == nullptr) return std::optional<DmTarget>{};
-    target.type = type_name;
-    target.parameters = words(parameters);
-    return std::optional<DmTarget>{std::move(target)};
+    DmTable table;
+    void* next = nullptr;
+    do {
+        std::uint64_t start = 0;
+        DmTarget target;
+        char* type_name = nullptr;
+        char* parameters = nullptr;
+        next = dm_get_next_target(task.get(), next, &start, &target.sectors, &type_name, &parameters);
+        if (type_name == nullptr) break;
+        target.type = type_name;
+        target.parameters = words(parameters);
+        table.push_back(std::move(target));
+    } while (next != nullptr);
+    return table;
+}
+
+std::optional<DmTarget> only_target(DmTable table) {
+    if (table.size() != 1) return std::nullopt;
+    return std::move(table.front());
 }
 
 }  // namespace
@@ -153,12 +167,16 @@ Result<std::vector<DmInfo>> KernelDeviceMapper::list(std::string_view uuid_prefi
     }
 }
 
-Result<std::optional<DmTarget>> KernelDeviceMapper::table(const DmDevice& device) {
-    return read_target(DM_DEVICE_TABLE, "read table of dm device", device);
+Result<std::optional<DmTarget>> DeviceMapper::table(const DmDevice& device) {
+    return only_target(TRY(targets(device)));
+}
+
+Result<DmTable> KernelDeviceMapper::targets(const DmDevice& device) {
+    return read_targets(DM_DEVICE_TABLE, "read table of dm device", device);
 }
 
 Result<std::optional<DmTarget>> KernelDeviceMapper::status(const DmDevice& device) {
-    return read_target(DM_DEVICE_STATUS, "read status of dm device", device);
+    return only_target(TRY(read_targets(DM_DEVICE_STATUS, "read status of dm device", device)));
 }
 
 int KernelDeviceMapper::create(const DmDevice& device, dev_t* number) {
@@ -173,11 +191,16 @@ int KernelDeviceMapper::create(const DmDevice& device, dev_t* number) {
 
 // Not one CREATE task with the table in it: it would be the same three ioctls, but when the load
 // fails, the library removes the device and with that forgets the errno.
-int KernelDeviceMapper::load(const DmDevice& device, const DmTarget& target, bool read_only) {
+int KernelDeviceMapper::load(const DmDevice& device, const DmTable& table, bool read_only) {
     DmTask task(DM_DEVICE_RELOAD, device);
     if (task.get() == nullptr) return EINVAL;
-    if (dm_task_add_target(task.get(), 0, target.sectors, target.type.c_str(), target.parameters.c_str()) == 0) {
-        return ENOMEM;
+    std::uint64_t start = 0;
+    for (const DmTarget& target : table) {
+        if (dm_task_add_target(task.get(), start, target.sectors, target.type.c_str(), target.parameters.c_str()) ==
+            0) {
+            return ENOMEM;
+        }
+        start += target.sectors;
     }
     if (read_only) dm_task_set_ro(task.get());
     return task.run();

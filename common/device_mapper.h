@@ -34,12 +34,13 @@ struct DmInfo {
     bool inactive_table = false;  // Loaded, and waiting for a resume.
 };
 
-// The one target of the devices that we know; it begins at sector 0.
 struct DmTarget {
     std::string type;
     std::uint64_t sectors = 0;
     std::string parameters;
 };
+
+using DmTable = std::vector<DmTarget>;  // One after the other, from sector 0 on.
 
 enum class SuspendMode : std::uint8_t {
     freeze,    // Its file system is frozen and its I/O has ended: what a snapshot wants.
@@ -53,17 +54,23 @@ public:
     // Looking. An absent device is no error.
     virtual Result<std::optional<DmInfo>> find(const DmDevice& device) = 0;
     virtual Result<std::vector<DmInfo>> list(std::string_view uuid_prefix) = 0;
-    // Nothing if the device is absent, or has no live table, or a table of several targets.
-    virtual Result<std::optional<DmTarget>> table(const DmDevice& device) = 0;
+    // Empty if the device is absent, or has no live table.
+    virtual Result<DmTable> targets(const DmDevice& device) = 0;
+    // The live table's only target; nothing if there is none, or another one.
+    Result<std::optional<DmTarget>> table(const DmDevice& device);
     // The live target's status line. Never flushes: a plain status commits the pool and may hang.
     virtual Result<std::optional<DmTarget>> status(const DmDevice& device) = 0;
 
     // Doing. EBUSY: the name or the uuid is taken. Tells the new device's number to whom it matters.
     [[nodiscard]] virtual int create(const DmDevice& device, dev_t* number) = 0;
     [[nodiscard]] int create(const DmDevice& device) { return create(device, nullptr); }
-    [[nodiscard]] virtual int load(const DmDevice& device, const DmTarget& target, bool read_only) = 0;
+    [[nodiscard]] virtual int load(const DmDevice& device, const DmTable& table, bool read_only) = 0;
+    [[nodiscard]] int load(const DmDevice& device, const DmTarget& target, bool read_only) {
+        return load(device, DmTable{target}, read_only);
+    }
     [[nodiscard]] virtual int suspend(const DmDevice& device, SuspendMode mode) = 0;
-    // Also makes an inactive table the live one.
+    // Also makes an inactive table the live one; a device that runs is suspended for that, with a flush, by the same
+    // call.
     [[nodiscard]] virtual int resume(const DmDevice& device) = 0;
     // EBUSY while it is open, without any waiting. Removes its node, too.
     [[nodiscard]] virtual int remove(const DmDevice& device) = 0;
@@ -92,11 +99,12 @@ public:
 
     Result<std::optional<DmInfo>> find(const DmDevice& device) override;
     Result<std::vector<DmInfo>> list(std::string_view uuid_prefix) override;
-    Result<std::optional<DmTarget>> table(const DmDevice& device) override;
+    Result<DmTable> targets(const DmDevice& device) override;
     Result<std::optional<DmTarget>> status(const DmDevice& device) override;
     [[nodiscard]] int create(const DmDevice& device, dev_t* number) override;
     using DeviceMapper::create;
-    [[nodiscard]] int load(const DmDevice& device, const DmTarget& target, bool read_only) override;
+    [[nodiscard]] int load(const DmDevice& device, const DmTable& table, bool read_only) override;
+    using DeviceMapper::load;
     [[nodiscard]] int suspend(const DmDevice& device, SuspendMode mode) override;
     [[nodiscard]] int resume(const DmDevice& device) override;
     [[nodiscard]] int remove(const DmDevice& device) override;

@@ -113,10 +113,17 @@ std::string volume_directory(std::string_view id) {
 }
 
 std::string pool_dm_name(std::string_view pool_uuid) {
-    return fmt::format("cowslip-{}-pool", pool_uuid.substr(0, 8));
+    return pool_part_dm_name(pool_uuid, "pool");
 }
 std::string pool_dm_uuid(std::string_view pool_uuid) {
-    return fmt::format("COWSLIP-{}-pool", pool_uuid);
+    return pool_part_dm_uuid(pool_uuid, "pool");
+}
+
+std::string pool_part_dm_name(std::string_view pool_uuid, std::string_view part) {
+    return fmt::format("cowslip-{}-{}", pool_uuid.substr(0, 8), part);
+}
+std::string pool_part_dm_uuid(std::string_view pool_uuid, std::string_view part) {
+    return fmt::format("COWSLIP-{}-{}", pool_uuid, part);
 }
 
 std::string thin_dm_name(std::string_view pool_uuid, std::uint32_t thin_id) {

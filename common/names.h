@@ -33,6 +33,9 @@ std::string volume_directory(std::string_view id);
 // bytes, well inside dm's 127.
 std::string pool_dm_name(std::string_view pool_uuid);
 std::string pool_dm_uuid(std::string_view pool_uuid);
+// Likewise with "data", "metadata" or "spare": what a pool on whole devices is put together of.
+std::string pool_part_dm_name(std::string_view pool_uuid, std::string_view part);
+std::string pool_part_dm_uuid(std::string_view pool_uuid, std::string_view part);
 std::string thin_dm_name(std::string_view pool_uuid, std::uint32_t thin_id);
 std::string thin_dm_uuid(std::string_view pool_uuid, std::uint32_t thin_id);
 

@@ -95,6 +95,7 @@ constexpr std::size_t kTimeAt = 44;
 constexpr std::size_t kTransactionIdAt = 48;
 constexpr std::size_t kHeldRootAt = 56;
 constexpr std::size_t kDataSpaceMapAt = 64;  // struct disk_sm_root: blocks, allocated blocks, ...
+constexpr std::size_t kMetadataSpaceMapAt = kDataSpaceMapAt + 128;
 constexpr std::size_t kDataBlockSectorsAt = 336;
 
 }  // namespace
@@ -243,6 +244,7 @@ ThinPoolSuperblock parse_superblock(std::string_view bytes) {
     superblock.held_root = little_endian<std::uint64_t>(bytes, kHeldRootAt);
     superblock.total_data_blocks = little_endian<std::uint64_t>(bytes, kDataSpaceMapAt);
     superblock.used_data_blocks = little_endian<std::uint64_t>(bytes, kDataSpaceMapAt + 8);
+    superblock.total_metadata_blocks = little_endian<std::uint64_t>(bytes, kMetadataSpaceMapAt);
     return superblock;
 }
 

@@ -107,6 +107,7 @@ struct ThinPoolSuperblock {
     std::uint64_t held_root = 0;
     std::uint64_t total_data_blocks = 0;
     std::uint64_t used_data_blocks = 0;
+    std::uint64_t total_metadata_blocks = 0;
 };
 
 // The first 4 KiB of a metadata device; other lengths are never valid.

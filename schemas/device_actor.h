@@ -24,11 +24,18 @@ struct PoolRef {
     MSGPACK_DEFINE_MAP(uuid, device)
 };
 
+// One of the block devices that a pool has for its own.
+struct PoolDevice {
+    std::string path;  // As root has named it; after a boot, as it was found.
+    std::string id;    // 32 random hex digits, in its header as well. Empty: not known.
+    MSGPACK_DEFINE_MAP(path, id)
+};
+
 // All that it takes to load the pool's table again.
 struct PoolSpec {
     PoolRef pool;
-    std::string backing;    // "loop": files DIR/pool/{data,metadata}, "pair" or "adopted".
-    std::string data_path;  // pair: the block devices. loop: empty.
+    std::string backing;    // "loop": files DIR/pool/{data,metadata}, "pair", "devices" or "adopted".
+    std::string data_path;  // pair: the block devices. loop, devices: empty.
     std::string metadata_path;
     std::uint64_t data_sectors = 0;  // The least that must be there: loop: of the files, pair: of the devices.
     std::uint64_t metadata_sectors = 0;
@@ -38,8 +45,9 @@ struct PoolSpec {
     bool discard_passdown = true;
     bool queue_if_no_space = false;
     bool preallocate = false;  // loop: the files have all their blocks at once. The live table does not tell.
+    std::vector<PoolDevice> devices = {};  // devices: from device 0 on; those at the end may not be the pool's yet.
     MSGPACK_DEFINE_MAP(pool, backing, data_path, metadata_path, data_sectors, metadata_sectors, block_sectors,
-                       low_water_blocks, skip_zeroing, discard_passdown, queue_if_no_space, preallocate)
+                       low_water_blocks, skip_zeroing, discard_passdown, queue_if_no_space, preallocate, devices)
 };
 
 // What the kernel said to a message, and a no-flush status of the pool read right after it: rc 0
@@ -145,24 +153,25 @@ struct StopPool {
 };
 
 // Undoes a CreatePool, and the first SetTransactionId of an adopted pool: puts the pool away as StopPool does, then
-// zeroes the superblock or deletes the two files, and forgets the pool's uuid. Only what that command had made is
-// touched: of one that was refused nothing is. Success if it is all gone already.
+// zeroes the superblock or the devices' headers or deletes the two files, and forgets the pool's uuid. Only what that
+// command had made is touched: of one that was refused nothing is. Success if it is all gone already.
 struct DiscardPool {
     static constexpr const char* kType = "device.discard_pool";
     using Reply = PoolState;
     PoolSpec spec;
     std::uint64_t own_transaction_id = 0;   // As in CreatePool.
     std::vector<std::uint32_t> thin_ids{};  // Adopted: those that we have made in it, to be deleted.
-    // Not 0: a pool that was in use, with a transaction id from this one to own_transaction_id, is destroyed: its two
+    // Not 0: a pool that was in use, with a transaction id from this one to own_transaction_id, is destroyed: its
     // block devices are wiped. needs_repair, and nothing is touched: the metadata are another pool's, or damaged.
     std::uint64_t least_transaction_id = 0;
     MSGPACK_DEFINE_MAP(spec, own_transaction_id, thin_ids, least_transaction_id)
 };
 
 // Makes a loaded pool as large as what it lies on, while it is used: of a loop pool the files are first made as large
-// as `spec` has them, durably; of a pair the devices count as they are. Never smaller. The pool is suspended meanwhile,
-// without a flush, and is resumed on every path. With needs_check the kernel takes up nothing before the next load.
-// no_space: the file system has less than the files may come to take and the 64 MiB that stay free; nothing was done.
+// as `spec` has them, durably; of a pair the devices count as they are; of whole devices those of `spec` that are not
+// the pool's yet become so, and are refused as in CreatePool. Never smaller. The pool is suspended meanwhile, without a
+// flush, and is resumed on every path. With needs_check the kernel takes up nothing before the next load. no_space: the
+// file system has less than the files may come to take and the 64 MiB that stay free; nothing was done.
 struct GrowPool {
     static constexpr const char* kType = "device.grow_pool";
     using Reply = PoolState;
@@ -430,9 +439,9 @@ struct RepairedThin {
     MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, blocks_before)
 };
 
-// thin_repair into a copy: the file DIR/pool/metadata.repaired, or for a pair the device `spare` (which root has
-// listed). The damaged ones stay as they are. What is in the copy comes in pages, like ListThins; the first one makes
-// it.
+// thin_repair into a copy: the file DIR/pool/metadata.repaired, the spare areas of whole devices, or for a pair the
+// device `spare` (which root has listed). The damaged ones stay as they are. What is in the copy comes in pages, like
+// ListThins; the first one makes it.
 struct RepairMetadata {
     static constexpr const char* kType = "device.repair_metadata";
     struct Reply {
@@ -450,8 +459,8 @@ struct RepairMetadata {
     MSGPACK_DEFINE_MAP(spec, spare, transaction_id, after_thin_id)
 };
 
-// Puts the copy in the place of a loop pool's metadata file. At no instant is there none, and the damaged one is kept
-// under the name that comes back.
+// Puts the copy in the place of a loop pool's metadata file, or of the metadata areas of whole devices. At no instant
+// is there none, and the damaged one is kept under the name that comes back.
 struct ReplaceMetadata {
     static constexpr const char* kType = "device.replace_metadata";
     struct Reply {

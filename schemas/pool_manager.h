@@ -31,7 +31,20 @@ struct PoolLimits {
     std::uint64_t grow_step_bytes = 0;  // By so much each time, when less than half of it is free.
     std::uint64_t min_free_bytes = 0;   // Of data: with less no volume is made. Default 1 % of it, at most 1 GiB.
     std::uint64_t min_free_metadata_bytes = 0;  // Likewise, of metadata. Default a fifth of them.
-    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes)
+    // Who finds the pool full waits (the kernel gives up after a minute) instead of getting an error. Not of an adopted
+    // pool.
+    bool queue_when_full = false;
+    // Bytes that volumes with a label ("team=blue") may be promised, all in all.
+    std::map<std::string, std::uint64_t> quotas = {};
+    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, queue_when_full, quotas)
+};
+
+inline constexpr std::size_t kMostQuotas = 256;
+
+struct QuotaUse {
+    std::string label;
+    Usage bytes;  // Promised to the volumes that have it, of what they may be.
+    MSGPACK_DEFINE_MAP(label, bytes)
 };
 
 struct PoolStatus : NoFields {
@@ -51,20 +64,22 @@ struct PoolStatus : NoFields {
         std::uint64_t volumes = 0;          // Volumes in state ready.
         std::uint64_t snapshots_taken = 0;  // The kernel's 24-bit clock, from the superblock.
         std::uint64_t low_water = 0;        // Blocks.
-        std::string backing;                // loop, pair or adopted.
+        std::string backing;                // loop, pair, devices or adopted.
         // As in the kernel's table: skip_block_zeroing, no_discard_passdown, queue_if_no_space; and preallocated.
         std::vector<std::string> features;
         std::string data_device;
         std::string metadata_device;
-        PoolLimits limits;  // Those in force.
+        std::vector<std::string> devices;  // What these two are put together of, where the pool has devices of its own.
+        PoolLimits limits;                 // Those in force.
+        std::vector<QuotaUse> quotas;
         std::vector<std::string> warnings;
         MSGPACK_DEFINE_MAP(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data,
                            metadata, volumes, snapshots_taken, low_water, backing, features, data_device,
-                           metadata_device, limits, warnings)
+                           metadata_device, devices, limits, quotas, warnings)
     };
 };
 
-// Exactly one of: loop_bytes; data_device with metadata_device; adopt.
+// Exactly one of: loop_bytes; data_device with metadata_device; devices; adopt.
 struct PoolCreate {
     static constexpr const char* kType = "pool.create";
     using Reply = PoolStatus::Reply;
@@ -79,11 +94,22 @@ struct PoolCreate {
     bool accept_no_zeroing = false;
     PoolLimits limits;  // max_bytes and grow_step_bytes: only of a pool in files.
     // Of a pool that is made, not of an adopted one:
-    bool preallocate = false;     // In files only: they have all their blocks at once, and keep them.
-    bool keep_discarded = false;  // What volumes discard is free in the pool, and the devices below are not told.
-    bool no_zeroing = false;      // A new block shows what it last held, also if that was another volume's.
+    bool preallocate = false;          // In files only: they have all their blocks at once, and keep them.
+    bool keep_discarded = false;       // What volumes discard is free in the pool, and the devices below are not told.
+    bool no_zeroing = false;           // A new block shows what it last held, also if that was another volume's.
+    std::vector<std::string> devices;  // The pool has all of them for its own: metadata, room to mend those, and data.
     MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
-                       accept_no_zeroing, limits, preallocate, keep_discarded, no_zeroing)
+                       accept_no_zeroing, limits, preallocate, keep_discarded, no_zeroing, devices)
+};
+
+// How many bytes the volumes with a label may be promised; 0: as many as they like. What they have already is not taken
+// away. no_space is then the answer to a create, resize or label that would pass it.
+struct PoolQuota {
+    static constexpr const char* kType = "pool.quota";
+    using Reply = QuotaUse;
+    std::string label;  // "team=blue".
+    std::uint64_t max_bytes = 0;
+    MSGPACK_DEFINE_MAP(label, max_bytes)
 };
 
 struct PoolStart {
@@ -95,9 +121,9 @@ struct PoolStart {
 };
 
 // Makes the pool larger while it is used: a pool in files as large in all as is said here (0: as it is), one on two
-// devices as large as these have become. invalid_argument: smaller than now, or an adopted pool, which is its owner's
-// to grow. no_space: the file system under the files has too little room. Crash: the old or the new size, and it goes
-// on.
+// devices as large as these have become, one with devices of its own by those that are named. invalid_argument: smaller
+// than now, or an adopted pool, which is its owner's to grow. no_space: the file system under the files has too little
+// room. Crash: the old or the new size, and it goes on.
 struct PoolGrow {
     static constexpr const char* kType = "pool.grow";
     struct Reply {
@@ -107,7 +133,8 @@ struct PoolGrow {
     };
     std::uint64_t data_bytes = 0;
     std::uint64_t metadata_bytes = 0;
-    MSGPACK_DEFINE_MAP(data_bytes, metadata_bytes)
+    std::vector<std::string> devices;
+    MSGPACK_DEFINE_MAP(data_bytes, metadata_bytes, devices)
 };
 
 // Makes the store anew from what the pool has: names from the newest backup in it (and from the store, where that is an
@@ -124,8 +151,9 @@ struct PoolRebuild {
     };
     std::string data_device;
     std::string metadata_device;
-    std::string adopt;  // dm name.
-    MSGPACK_DEFINE_MAP(data_device, metadata_device, adopt)
+    std::string adopt;                 // dm name.
+    std::vector<std::string> devices;  // One of a pool's own will do: the others are found by their headers.
+    MSGPACK_DEFINE_MAP(data_device, metadata_device, adopt, devices)
 };
 
 // Puts the pool away, as system.cleanup does, while nobody has a lease (in_use, details["holders"]). The next create,

@@ -126,19 +126,22 @@ void Grammar::add_globals() {
 
 void Grammar::add_pool_commands() {
     CLI::App* pool = group("pool", "make and look at the pool that volumes live in");
-    CLI::App* create =
-        command(*pool, "create", pool_create, "make a pool of a file, of two block devices, or adopt one");
+    CLI::App* create = command(*pool, "create", pool_create, "make a pool of files or block devices, or adopt one");
     text(create, "NAME", arguments_.pool_name, "default: default", "");
     text(create, "--loop", arguments_.loop_size, "in files below the state folder, this large", "SIZE");
     text(create, "--data", arguments_.data_device, "on this block device; with --metadata, as root", "DEV");
     text(create, "--metadata", arguments_.metadata_device, "the block device for its metadata", "DEV");
+    texts(create, "--device", arguments_.devices, "on these block devices, all of them; as root", "DEV...");
     text(create, "--adopt", arguments_.adopt, "take over an existing, empty thin-pool", "DMNAME");
-    text(create, "--metadata-size", arguments_.metadata_size, "with --loop; default: from its size", "SIZE");
+    text(create, "--metadata-size", arguments_.metadata_size, "with --loop or --device; default: from their size",
+         "SIZE");
     text(create, "--block-size", arguments_.block_size, "default 64K", "SIZE");
     text(create, "--max-size", arguments_.max_size, "with --loop: the pool grows by itself, up to this", "SIZE");
     text(create, "--grow-step", arguments_.grow_step, "by so much each time; default a quarter of --loop", "SIZE");
     text(create, "--min-free", arguments_.min_free, "with less data free no volume is made; default 1 %", "SIZE");
     text(create, "--min-free-metadata", arguments_.min_free_metadata, "likewise; default a fifth", "SIZE");
+    create->add_flag("--queue-when-full", arguments_.queue_when_full,
+                     "who finds no room waits; default: gets an error");
     create->add_flag("--force", arguments_.force, "even where the devices hold something");
     create->add_flag("--preallocate", arguments_.preallocate, "with --loop: the files have all their blocks at once");
     create->add_flag("--keep-discarded", arguments_.keep_discarded, "the devices below are not told what is discarded");
@@ -149,6 +152,10 @@ void Grammar::add_pool_commands() {
     CLI::App* grow = command(*pool, "grow", pool_grow, "make the pool larger, while it is used");
     text(grow, "--data", arguments_.data_size, "its data in all; of a pool in files", "SIZE");
     text(grow, "--metadata", arguments_.metadata_size, "its metadata in all; likewise", "SIZE");
+    texts(grow, "--device", arguments_.devices, "by these; of a pool made with --device; as root", "DEV...");
+    CLI::App* quota = command(*pool, "quota", pool_quota, "how much the volumes with a label may have, all in all");
+    text(quota, "LABEL", arguments_.quota_label, "KEY=VALUE", "")->required();
+    text(quota, "SIZE", arguments_.quota, "the sum of their sizes, or 'none'", "")->required();
     command(*pool, "rewind", pool_rewind, "open the limits of a stopped pool's life again");
     CLI::App* start = command(*pool, "start", pool_start, "bring a stopped pool back into service");
     start->add_flag("--read-only", arguments_.read_only, "without any change to it, also if it is frozen");
@@ -160,6 +167,8 @@ void Grammar::add_pool_commands() {
     text(rebuild, "--data", arguments_.data_device, "the pool's block device, if the store is lost; with --metadata",
          "DEV");
     text(rebuild, "--metadata", arguments_.metadata_device, "the block device with its metadata", "DEV");
+    texts(rebuild, "--device", arguments_.devices, "devices of a pool made with --device, if the store is lost",
+          "DEV...");
     text(rebuild, "--adopt", arguments_.adopt, "the adopted pool, if the store is lost", "DMNAME");
     CLI::App* repair = command(*pool, "repair", pool_repair, "check the pool's metadata, and mend them if need be");
     repair->add_flag("--evict", arguments_.evict, "end all leases first: unwritten data is lost");

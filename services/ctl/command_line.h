@@ -44,6 +44,10 @@ struct Arguments {
     std::string min_free_metadata;
     std::string data_device;
     std::string metadata_device;
+    bool queue_when_full = false;
+    std::string quota_label;
+    std::string quota;
+    std::vector<std::string> devices;
     std::string adopt;
     bool accept_no_zeroing = false;
     bool preallocate = false;

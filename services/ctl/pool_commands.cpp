@@ -40,10 +40,12 @@ Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply&
     }
     table.add({"kept free", fmt::format("{} of data, {} of metadata", console.size(pool.limits.min_free_bytes),
                                         console.size(pool.limits.min_free_metadata_bytes))});
+    for (const auto& quota : pool.quotas) table.add({"quota " + quota.label, share(console, quota.bytes)});
     table.add({"backing", pool.backing});
     if (!pool.features.empty()) table.add({"features", fmt::format("{}", fmt::join(pool.features, ", "))});
     table.add({"data device", pool.data_device});
     table.add({"metadata device", pool.metadata_device});
+    for (const auto& device : pool.devices) table.add({"device", device});
     for (const auto& warning : pool.warnings) table.add({"warning", warning});
     table.print(console);
     return 0;
@@ -61,16 +63,19 @@ Result<int> print_ready_pool(const Console& console, const schemas::PoolStatus::
 
 Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments) {
     const bool pair = !arguments.data_device.empty() || !arguments.metadata_device.empty();
-    const int ways = (arguments.loop_size.empty() ? 0 : 1) + (pair ? 1 : 0) + (arguments.adopt.empty() ? 0 : 1);
+    const int ways = (arguments.loop_size.empty() ? 0 : 1) + (pair ? 1 : 0) + (arguments.devices.empty() ? 0 : 1) +
+                     (arguments.adopt.empty() ? 0 : 1);
     if (ways != 1) {
-        return Error{Errc::invalid_argument,
-                     "pool create: give one of --loop SIZE, --data DEV with --metadata DEV, or --adopt DMNAME"};
+        return Error{
+            Errc::invalid_argument,
+            "pool create: give one of --loop SIZE, --device DEV..., --data DEV with --metadata DEV, or --adopt "
+            "DMNAME"};
     }
     if (pair && (arguments.data_device.empty() || arguments.metadata_device.empty())) {
         return Error{Errc::invalid_argument, "pool create: --data and --metadata go together"};
     }
-    if (!arguments.metadata_size.empty() && arguments.loop_size.empty()) {
-        return Error{Errc::invalid_argument, "pool create: --metadata-size belongs to --loop"};
+    if (!arguments.metadata_size.empty() && arguments.loop_size.empty() && arguments.devices.empty()) {
+        return Error{Errc::invalid_argument, "pool create: --metadata-size belongs to --loop or --device"};
     }
     if (!arguments.block_size.empty() && !arguments.adopt.empty()) {
         return Error{Errc::invalid_argument, "pool create: an adopted pool has its block size already"};
@@ -88,8 +93,10 @@ Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments) {
     TRY(take(arguments.grow_step, request.limits.grow_step_bytes));
     TRY(take(arguments.min_free, request.limits.min_free_bytes));
     TRY(take(arguments.min_free_metadata, request.limits.min_free_metadata_bytes));
+    request.limits.queue_when_full = arguments.queue_when_full;
     request.data_device = arguments.data_device;
     request.metadata_device = arguments.metadata_device;
+    request.devices = arguments.devices;
     request.adopt = arguments.adopt;
     request.force = arguments.force;
     request.accept_no_zeroing = arguments.accept_no_zeroing;
@@ -104,6 +111,7 @@ Result<int> pool_create(Session& session, const Arguments& arguments) {
     // What is not ours yet is for root to give, by name, to the actors themselves.
     const std::string& state = session.place().state;
     if (!request.data_device.empty()) TRY(allow_devices(state, {request.data_device, request.metadata_device}));
+    if (!request.devices.empty()) TRY(allow_devices(state, request.devices));
     if (!request.adopt.empty()) TRY(allow_devices(state, {"/dev/mapper/" + request.adopt}));
     return print_ready_pool(session.console(), TRY(session.call(request, "create the pool")));
 }
@@ -116,6 +124,8 @@ Result<int> pool_grow(Session& session, const Arguments& arguments) {
     schemas::PoolGrow request;
     if (!arguments.data_size.empty()) request.data_bytes = TRY(parse_size(arguments.data_size));
     if (!arguments.metadata_size.empty()) request.metadata_bytes = TRY(parse_size(arguments.metadata_size));
+    request.devices = arguments.devices;
+    if (!request.devices.empty()) TRY(allow_devices(session.place().state, request.devices));
     const auto reply = TRY(session.call(request, "make the pool larger"));
     const Console& console = session.console();
     if (console.json) {
@@ -126,6 +136,27 @@ Result<int> pool_grow(Session& session, const Arguments& arguments) {
                              reply.changed ? "" : "already ", console.size(reply.pool.data.total_bytes),
                              console.size(reply.pool.metadata.total_bytes)));
     for (const auto& warning : reply.pool.warnings) console.note("warning: " + warning);
+    return 0;
+}
+
+Result<int> pool_quota(Session& session, const Arguments& arguments) {
+    schemas::PoolQuota request;
+    request.label = arguments.quota_label;
+    if (arguments.quota != "none") {
+        request.max_bytes = TRY(parse_size(arguments.quota));
+        if (request.max_bytes == 0) return Error{Errc::invalid_argument, "pool quota: a SIZE above 0, or none"};
+    }
+    const auto reply = TRY(session.call(request, "set the quota"));
+    const Console& console = session.console();
+    if (console.json) {
+        console.print(to_json(reply));
+        return 0;
+    }
+    const std::string used = console.size(reply.bytes.used_bytes);
+    console.note(reply.bytes.total_bytes == 0
+                     ? fmt::format("volumes with the label '{}' have {}, and no quota", reply.label, used)
+                     : fmt::format("volumes with the label '{}' have {} of {}", reply.label, used,
+                                   console.size(reply.bytes.total_bytes)));
     return 0;
 }
 
@@ -181,8 +212,11 @@ Result<int> pool_rebuild(Session& session, const Arguments& arguments) {
         TRY(allow_devices(state, {arguments.data_device, arguments.metadata_device}));
     }
     if (!arguments.adopt.empty()) TRY(allow_devices(state, {"/dev/mapper/" + arguments.adopt}));
-    const schemas::PoolRebuild request{
-        .data_device = arguments.data_device, .metadata_device = arguments.metadata_device, .adopt = arguments.adopt};
+    if (!arguments.devices.empty()) TRY(allow_devices(state, arguments.devices));
+    const schemas::PoolRebuild request{.data_device = arguments.data_device,
+                                       .metadata_device = arguments.metadata_device,
+                                       .adopt = arguments.adopt,
+                                       .devices = arguments.devices};
     const auto reply = TRY(session.call(request, "make the store anew"));
     const Console& console = session.console();
     if (console.json) {

@@ -28,11 +28,19 @@ Result<void> check_backing(const schemas::PoolSpec& spec) {
     if (spec.backing == kAdoptedBacking) {
         return own ? Result<void>(bad("an adopted pool cannot have our own dm name")) : Result<void>();
     }
-    if (spec.backing != kLoopBacking && spec.backing != kPairBacking) {
+    const bool on_devices = spec.backing == kDevicesBacking;
+    if (spec.backing != kLoopBacking && spec.backing != kPairBacking && !on_devices) {
         return bad(fmt::format("unknown kind of pool backing '{}'", spec.backing));
     }
     if (!own) return bad(fmt::format("pool '{}' has a dm name that is not its own", spec.pool.device));
-    const bool sizes = spec.backing == kPairBacking ||
+    if (on_devices && (spec.devices.empty() || spec.devices.size() > kMostPoolDevices)) {
+        return bad(fmt::format("a pool has 1 to {} devices", kMostPoolDevices));
+    }
+    for (const auto& device : spec.devices) {
+        if (!device.id.empty() && !is_pool_uuid(device.id))
+            return bad(fmt::format("'{}' is no id of a device", device.id));
+    }
+    const bool sizes = spec.backing == kPairBacking || on_devices ||
                        (spec.data_sectors >= spec.block_sectors && spec.metadata_sectors >= kMinMetadataSectors);
     if (!sizes) return bad("the pool's files are too small");
     return {};

@@ -9,7 +9,9 @@ namespace cowslip {
 
 inline constexpr const char* kLoopBacking = "loop";
 inline constexpr const char* kPairBacking = "pair";
+inline constexpr const char* kDevicesBacking = "devices";
 inline constexpr const char* kAdoptedBacking = "adopted";
+inline constexpr std::size_t kMostPoolDevices = 64;
 
 // Did we make this pool? Else it is an adopted one, which keeps its own dm name.
 bool is_own_pool(const schemas::PoolRef& pool);

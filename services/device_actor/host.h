@@ -23,6 +23,7 @@ struct Backing {
     std::string metadata_path;
     std::uint64_t data_sectors = 0;
     std::uint64_t metadata_sectors = 0;
+    std::vector<schemas::PoolDevice> devices = {};  // What these two are put together of, as it is called now.
 };
 
 // What the growth of a pool leaves free in the file system below its files.
@@ -57,17 +58,19 @@ public:
     virtual ~Host() = default;
 
     // For a new pool. loop: makes the two files, durably, and attaches them. pair: they must be listed
-    // by root, unused, and hold nothing. Does not write to them.
+    // by root, unused, and hold nothing. Does not write to them. devices: likewise, and gives each its header.
     virtual Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) = 0;
     // For one that exists, as large as it is now; a loop file that is gone or too short is needs_repair.
     virtual Result<Backing> find_backing(const schemas::PoolSpec& spec) = 0;
     // Of one that is in use. loop: its files and their devices are as large as is said, durably, if they were smaller;
-    // no_space if the file system could not fill them and keep kKeptFreeBytes. pair: nothing.
+    // no_space if the file system could not fill them and keep kKeptFreeBytes. pair: nothing. devices: those that are
+    // not the pool's yet become so, and the two that the pool lies on are longer by them.
     virtual Result<void> grow_backing(const schemas::PoolSpec& spec) = 0;
-    // Detaches loop devices; fine if there are none.
+    // Detaches loop devices, takes apart what was put together of whole devices; fine if there are none.
     virtual Result<void> release_backing(const schemas::PoolSpec& spec) = 0;
-    // Undoes make_backing, and what was written since: the superblock zeroed, or the files deleted, and the record of
-    // the uuid last. Metadata that are another pool's stay, and files that hold something if there is no such record.
+    // Undoes make_backing, and what was written since: the superblock or the headers zeroed, or the files deleted, and
+    // the record of the uuid last. Metadata that are another pool's stay, and files that hold something if there is no
+    // such record.
     virtual Result<void> discard_backing(const schemas::PoolSpec& spec, const Overwrite& own) = 0;
     // The pool whose folder DIR/pool is (DIR/pool/uuid); nothing if it has none yet.
     virtual Result<std::optional<std::string>> own_pool() = 0;
@@ -114,11 +117,12 @@ public:
                                               const MetadataFacts& facts) = 0;
     // unavailable: there are blocks that cannot be read.
     virtual Result<void> read_through(const std::string& device) = 0;
-    // The device for a mended copy: a file of its own beside a loop pool's, else `spare`, which must be listed, unused,
-    // large enough, and blank or an earlier copy of ours.
+    // The device for a mended copy: a file of its own beside a loop pool's, the other areas of whole devices, else
+    // `spare`, which must be listed, unused, large enough, and blank or an earlier copy of ours.
     virtual Result<std::string> copy_place(const schemas::PoolSpec& spec, const std::string& spare,
                                            std::uint64_t transaction_id, Place place) = 0;
-    // A loop pool's copy becomes its metadata file, in one step. Gives the name under which the old one is kept.
+    // A loop pool's copy becomes its metadata file, in one step, and so do the other areas of whole devices. Gives the
+    // name under which the old one is kept.
     virtual Result<std::string> replace_metadata(const schemas::PoolSpec& spec) = 0;
 
     virtual Result<std::string> device_path(const std::string& number) = 0;  // "7:0" -> "/dev/loop0"

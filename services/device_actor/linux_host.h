@@ -11,7 +11,8 @@ namespace cowslip {
 class LinuxHost : public Host {
 public:
     // `lock` is inherited by each child: what it does must end before the actor counts as gone.
-    LinuxHost(std::string pool_folder, int lock) : backing_(std::move(pool_folder)), lock_(lock) {}
+    LinuxHost(std::string pool_folder, DeviceMapper& dm, int lock)
+        : backing_(std::move(pool_folder), dm), lock_(lock) {}
 
     Result<Backing> make_backing(const schemas::PoolSpec& spec, const Overwrite& overwrite) override;
     Result<Backing> find_backing(const schemas::PoolSpec& spec) override;

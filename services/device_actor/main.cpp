@@ -19,7 +19,7 @@ cowslip::Result<void> serve(const cowslip::ServiceOptions& options) {
     const auto account = TRY(cowslip::service_account());
     const auto lock = TRY(cowslip::ActorLock::take(folder.actors(), "device"));
     auto device_mapper = TRY(cowslip::KernelDeviceMapper::open());
-    cowslip::LinuxHost host(folder.pool(), lock.fd());
+    cowslip::LinuxHost host(folder.pool(), device_mapper, lock.fd());
     cowslip::DeviceActor actor(device_mapper, host);
     cowslip::BusContext context;
     const cowslip::ActorSession session{.socket_path = folder.actors_socket(),

@@ -15,14 +15,13 @@
 #include "common/size.h"
 #include "common/state_folder.h"
 #include "services/device_actor/block_device.h"
+#include "services/device_actor/checks.h"
 #include "services/device_actor/loop_device.h"
+#include "services/device_actor/overwrite.h"
 
 namespace cowslip {
 
 namespace {
-
-constexpr const char* kLoop = "loop";
-constexpr const char* kPair = "pair";
 
 Error unknown_backing(const schemas::PoolSpec& spec) {
     return Error{Errc::invalid_argument, "unknown kind of pool backing '" + spec.backing + "'"};
@@ -92,48 +91,20 @@ Result<void> make_file(const std::string& path, std::uint64_t sectors, Blocks bl
     return {};
 }
 
-// Metadata under which nothing is lost: of a pool that was made and never used, or of our own, which
-// was being made when somebody died. (Not damaged then: all that matters is in the superblock's first
-// sector, and that was zeroed before.)
-bool may_format(const ThinPoolSuperblock& superblock, const Overwrite& overwrite) {
-    const bool unused = superblock.transaction_id == 0 && superblock.time == 0 && superblock.used_data_blocks == 0;
-    const bool own = overwrite.owns(superblock.transaction_id);
-    return !superblock.damaged && (!superblock.valid || unused || own);
-}
-
-Error refuse(const std::string& path, const std::string& what) {
-    return Error{Errc::in_use, fmt::format("'{}' holds {}; with --force it is overwritten", path, what)};
-}
-
-Error pool_metadata(const std::string& path, const ThinPoolSuperblock& superblock) {
-    if (superblock.damaged) return refuse(path, "the damaged metadata of a thin pool (thin_repair may mend them)");
-    return refuse(path, fmt::format("the metadata of a thin pool (transaction id {})", superblock.transaction_id));
-}
-
 // Own metadata lie under the data that go with them, e.g. the label.
 Result<void> check_blank(const Backing& backing, const Overwrite& overwrite) {
     if (overwrite.anything) return {};
     const auto superblock = parse_superblock(TRY(read_first_block(backing.metadata_path)));
     if (!may_format(superblock, overwrite)) return pool_metadata(backing.metadata_path, superblock);
-    const auto foreign = parse_superblock(TRY(read_first_block(backing.data_path)));
-    if (!may_format(foreign, {})) return pool_metadata(backing.data_path, foreign);
-    for (const auto& path : {backing.metadata_path, backing.data_path}) {
-        const std::string signature = TRY(find_signature(path));
-        if (!signature.empty()) return refuse(path, signature);
-    }
-    return {};
+    const std::string signature = TRY(find_signature(backing.metadata_path));
+    if (!signature.empty()) return refuse(backing.metadata_path, signature);
+    return check_blank_device(backing.data_path);
 }
 
 Result<ThinPoolSuperblock> read_file_superblock(const Fd& file, const std::string& path) {
     std::string block(kSuperblockBytes, '\0');
     if (pread(file.get(), block.data(), block.size(), 0) < 0) return errno_error(errno, "read '" + path + "'");
     return parse_superblock(block);
-}
-
-Error not_destroyed(const std::string& path) {
-    return Error{Errc::needs_repair, "destroy: the metadata on '" + path +
-                                         "' are not this pool's, or their superblock is damaged: nothing was "
-                                         "touched; wipe what it lies on by hand"};
 }
 
 Result<void> delete_file(const std::string& path) {
@@ -191,23 +162,26 @@ Result<void> detach_file(const std::string& path) {
 }  // namespace
 
 Result<Backing> PoolBacking::make(const schemas::PoolSpec& spec, const Overwrite& overwrite) const {
-    if (spec.backing == kLoop) return make_files(spec, overwrite);
-    if (spec.backing != kPair) return unknown_backing(spec);
+    if (spec.backing == kLoopBacking) return make_files(spec, overwrite);
+    if (spec.backing == kDevicesBacking) return devices_.make(spec, overwrite);
+    if (spec.backing != kPairBacking) return unknown_backing(spec);
     auto backing = TRY(find_pair(spec));
     TRY(check_blank(backing, overwrite));
     return backing;
 }
 
 Result<Backing> PoolBacking::find(const schemas::PoolSpec& spec) const {
-    if (spec.backing == kLoop) return attach_files(spec);
-    if (spec.backing != kPair) return unknown_backing(spec);
+    if (spec.backing == kLoopBacking) return attach_files(spec);
+    if (spec.backing == kDevicesBacking) return devices_.find(spec);
+    if (spec.backing != kPairBacking) return unknown_backing(spec);
     return find_pair(spec);
 }
 
 // Sparse or not like the whole file, and durable before the kernel is told: metadata that know more blocks than the
 // file has cannot be loaded.
 Result<void> PoolBacking::grow(const schemas::PoolSpec& spec) const {
-    if (spec.backing != kLoop) return {};
+    if (spec.backing == kDevicesBacking) return devices_.grow(spec);
+    if (spec.backing != kLoopBacking) return {};
     struct Part {
         std::string path;
         std::uint64_t bytes;
@@ -246,7 +220,8 @@ Result<void> PoolBacking::check_room(std::uint64_t claim) const {
 }
 
 Result<void> PoolBacking::release(const schemas::PoolSpec& spec) const {
-    if (spec.backing != kLoop) return {};
+    if (spec.backing == kDevicesBacking) return devices_.release(spec);
+    if (spec.backing != kLoopBacking) return {};
     TRY(detach_file(data_file()));
     TRY(detach_file(repaired_file()));  // Of a repair that was given up.
     return detach_file(metadata_file());
@@ -302,8 +277,10 @@ Result<void> PoolBacking::use_rewound_copy() const {
 // was written but blank files.
 Result<void> PoolBacking::discard(const schemas::PoolSpec& spec, const Overwrite& own) const {
     const bool recorded = TRY(read_pool_uuid(uuid_file())) == spec.pool.uuid;
-    if (spec.backing == kLoop) {
+    if (spec.backing == kLoopBacking) {
         TRY(delete_files(recorded, own));
+    } else if (spec.backing == kDevicesBacking) {
+        TRY(devices_.discard(spec, own));
     } else if (recorded) {
         const auto backing = TRY(find_pair(spec));
         const auto superblock = parse_superblock(TRY(read_first_block(backing.metadata_path)));
@@ -356,7 +333,8 @@ Result<void> PoolBacking::forget_uuid() const {
 
 Result<std::string> PoolBacking::copy_place(const schemas::PoolSpec& spec, const std::string& spare,
                                             std::uint64_t transaction_id, Place place) const {
-    if (spec.backing == kPair) {
+    if (spec.backing == kDevicesBacking) return devices_.copy_place(spec, place);
+    if (spec.backing == kPairBacking) {
         if (place == Place::make) TRY(check_spare(spec, spare, transaction_id));
         TRY(check_listed(devices_file(), spare));
         return spare;
@@ -382,14 +360,12 @@ Result<void> PoolBacking::check_spare(const schemas::PoolSpec& spec, const std::
     }
     const auto superblock = parse_superblock(TRY(read_first_block(spare)));
     if (superblock.valid && superblock.transaction_id >> 32U == transaction_id >> 32U) return {};  // An earlier copy.
-    if (!may_format(superblock, {})) return pool_metadata(spare, superblock);
-    const std::string signature = TRY(find_signature(spare));
-    if (!signature.empty()) return Error{Errc::in_use, fmt::format("spare '{}' holds {}", spare, signature)};
-    return {};
+    return check_blank_device(spare);
 }
 
 Result<std::string> PoolBacking::replace_metadata(const schemas::PoolSpec& spec) const {
-    if (spec.backing != kLoop) return Error{Errc::invalid_argument, "replace metadata: they lie in no file"};
+    if (spec.backing == kDevicesBacking) return devices_.use_copy(spec);
+    if (spec.backing != kLoopBacking) return Error{Errc::invalid_argument, "replace metadata: they lie in no file"};
     if (!TRY(open_file(repaired_file()))) {
         int last = 0;
         while (::access(damaged_file(last + 1).c_str(), F_OK) == 0) ++last;

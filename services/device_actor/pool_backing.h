@@ -1,17 +1,20 @@
-// What a pool lies on: two files below DIR/pool on loop devices, or two block devices that root has
-// listed in DIR/pool/devices. Nothing else, whatever a command says.
+// What a pool lies on: two files below DIR/pool on loop devices, two block devices that root has listed in
+// DIR/pool/devices, or any number of such that it has for its own (device_set.h). Nothing else, whatever a command
+// says.
 #pragma once
 
 #include <string>
 
 #include "common/files.h"
+#include "services/device_actor/device_set.h"
 #include "services/device_actor/host.h"
 
 namespace cowslip {
 
 class PoolBacking {
 public:
-    explicit PoolBacking(std::string folder) : folder_(std::move(folder)) {}  // DIR/pool.
+    // `folder`: DIR/pool.
+    PoolBacking(std::string folder, DeviceMapper& dm) : folder_(std::move(folder)), devices_(devices_file(), dm) {}
 
     Result<Backing> make(const schemas::PoolSpec& spec, const Overwrite& overwrite) const;
     Result<Backing> find(const schemas::PoolSpec& spec) const;
@@ -59,6 +62,7 @@ private:
     Result<std::string> name_for_damaged() const;
 
     std::string folder_;
+    DeviceSet devices_;
 };
 
 }  // namespace cowslip

@@ -68,6 +68,11 @@ void keep_untold(schemas::PoolSpec& found, const schemas::PoolSpec& asked) {
     found.pool = asked.pool;
     found.backing = asked.backing;
     found.preallocate = asked.preallocate;
+    if (found.devices.empty()) found.devices = asked.devices;
+    if (asked.backing == kDevicesBacking) {
+        found.data_path.clear();
+        found.metadata_path.clear();
+    }
     if (asked.backing != kPairBacking) return;
     found.data_path = asked.data_path;
     found.metadata_path = asked.metadata_path;
@@ -204,6 +209,7 @@ Result<void> DeviceActor::look_at_unloaded(const schemas::PoolSpec& spec, schema
     reply.state.metadata_device = backing.metadata_path;
     reply.state.superblock = message_of(found);
     reply.state.spec = spec;
+    reply.state.spec.devices = backing.devices;
     if (!found.valid) return {};
     reply.state.spec.block_sectors = found.data_block_sectors;
     reply.state.spec.data_sectors = found.total_data_blocks * found.data_block_sectors;
@@ -225,12 +231,14 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
     const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     const bool adopted = command.spec.backing == kAdoptedBacking;
     auto state = TRY(pool_state(pool));
+    std::vector<schemas::PoolDevice> devices;
     if (!state.loaded && adopted) {
         return Error{Errc::unavailable, fmt::format("start pool: the adopted pool '{}' is not there yet", pool.name)};
     }
     if (!state.loaded) {
         TRY(remove_half_made(pool));
         Backing backing = TRY(host_.find_backing(command.spec));
+        devices = backing.devices;
         const auto before = TRY(host_.read_superblock(backing.metadata_path));
         TRY(check_superblock(before, command));
         // The kernel could not take up more: that is a change.
@@ -246,7 +254,9 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
         }
         state.superblock = TRY(superblock(state.metadata_device));
         if (!recorded) TRY(host_.record_own_pool(command.spec.pool.uuid));
+        if (command.spec.backing == kDevicesBacking) devices = TRY(host_.find_backing(command.spec)).devices;
     }
+    state.spec.devices = std::move(devices);
     keep_untold(state.spec, command.spec);
     return state;
 }
@@ -380,7 +390,7 @@ Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPool
 Result<schemas::RewindClock::Reply> DeviceActor::rewind_clock(const schemas::RewindClock& command) {
     TRY(check_spec(command.spec));
     const DmDevice pool = TRY(pool_device(command.spec.pool));
-    if (command.spec.backing == kPairBacking) {
+    if (command.spec.backing == kPairBacking || command.spec.backing == kDevicesBacking) {
         return Error{Errc::unimplemented, "rewind: only where the metadata lie in a file (--loop) so far"};
     }
     if (command.spec.backing != kLoopBacking) {

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/size.h"
 #include "services/pool_manager/pool_manager.h"
 
 namespace cowslip {
@@ -17,6 +18,7 @@ constexpr std::int64_t kChoresMs = 1000;
 constexpr std::uint32_t kMostPurged = 4096;  // Of answers and of events, each time: more than is written meanwhile.
 constexpr std::int64_t kGenerationMs = 600 * 1000;
 constexpr std::int64_t kBackupMs = 60 * 1000;  // Between two of them.
+constexpr std::uint64_t kLeastFreeBelow = std::uint64_t{32} << 20U;
 
 }  // namespace
 
@@ -48,9 +50,26 @@ Task<std::string> PoolManager::watch(Operation& operation) {
 
 void PoolManager::look_for_room() {
     has_room_ = options_.has_room();
-    if (has_room_) return unfind(FindingKind::state_full, "");
-    find(FindingKind::state_full, "",
-         "the file system of the state folder is full: make room there; no volume is made until then");
+    if (has_room_) {
+        unfind(FindingKind::state_full, "");
+    } else {
+        find(FindingKind::state_full, "",
+             "the file system of the state folder is full: make room there; no volume is made until then");
+    }
+    look_below_pool();
+}
+
+// Files that are sparse are promised more than there may be; what is written when it runs out is lost to its writer.
+void PoolManager::look_below_pool() {
+    const bool sparse = pool_row_ && pool_row_->spec.backing == "loop" && !pool_row_->spec.preallocate;
+    const auto free = sparse ? options_.free_below_pool() : std::nullopt;
+    has_room_below_ = !free || *free >= kLeastFreeBelow;
+    const std::string subject = pool_row_ ? pool_row_->name : "";
+    if (has_room_below_) return unfind(FindingKind::below_full, subject);
+    find(FindingKind::below_full, subject,
+         fmt::format("the file system below the pool's files has less than {} left: make room there, or volumes get "
+                     "errors when they write; no volume is made until then",
+                     format_size(kLeastFreeBelow)));
 }
 
 void PoolManager::take_look(const Operation& operation, const Result<schemas::PoolState>& seen) {

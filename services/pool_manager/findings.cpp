@@ -4,6 +4,8 @@ namespace cowslip {
 
 std::string_view to_string(FindingKind kind) {
     switch (kind) {
+        case FindingKind::below_full:
+            return "below-full";
         case FindingKind::broken_lease:
             return "broken-lease";
         case FindingKind::busy:

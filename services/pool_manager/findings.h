@@ -8,6 +8,7 @@
 namespace cowslip {
 
 enum class FindingKind : std::uint8_t {
+    below_full,
     broken_lease,
     busy,
     foreign_mount,

@@ -1,5 +1,7 @@
 // The pool made larger while it is used. The intent is a row: whatever dies, the next process goes on with it, and a
 // pool that had grown already is loaded as large as its files are.
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -12,8 +14,27 @@ namespace {
 
 constexpr std::uint64_t kMostDataSectors = std::uint64_t{1} << 46U;
 
+bool same_devices(const schemas::PoolSpec& a, const schemas::PoolSpec& b) {
+    return std::equal(a.devices.begin(), a.devices.end(), b.devices.begin(), b.devices.end(),
+                      [](const auto& one, const auto& other) { return one.path == other.path && one.id == other.id; });
+}
+
 std::string in_bytes(std::uint64_t sectors) {
     return std::to_string(sectors * kSectorBytes);
+}
+
+// Those that it has already are no more.
+Result<schemas::PoolSpec> with_devices(schemas::PoolSpec spec, const schemas::PoolGrow& request) {
+    if (request.devices.empty() || request.data_bytes != 0 || request.metadata_bytes != 0) {
+        return Error{Errc::invalid_argument,
+                     "grow: this pool grows by whole devices: `cowslip pool grow --device DEV`"};
+    }
+    for (const std::string& path : request.devices) {
+        const bool known = std::any_of(spec.devices.begin(), spec.devices.end(),
+                                       [&](const auto& device) { return device.path == path; });
+        if (!known) spec.devices.push_back({path, new_uuid()});
+    }
+    return spec;
 }
 
 }  // namespace
@@ -37,6 +58,10 @@ Result<void> PoolManager::check_growable() const {
 Result<schemas::PoolSpec> PoolManager::plan_growth(const schemas::PoolGrow& request) const {
     TRY(check_growable());
     schemas::PoolSpec spec = pool_row_->spec;
+    if (spec.backing == "devices") return with_devices(std::move(spec), request);
+    if (!request.devices.empty()) {
+        return Error{Errc::invalid_argument, "grow: only a pool with devices of its own takes more of them"};
+    }
     if (spec.backing == "pair") {
         if (request.data_bytes == 0 && request.metadata_bytes == 0) return spec;
         return Error{Errc::invalid_argument,
@@ -62,7 +87,7 @@ Result<schemas::PoolSpec> PoolManager::plan_growth(const schemas::PoolGrow& requ
         return Error{Errc::invalid_argument, fmt::format("grow: the kernel uses no more than {} of metadata",
                                                          format_size(kMaxMetadataSectors * kSectorBytes))};
     }
-    spec.queue_if_no_space = may_grow_beyond(spec.data_sectors);
+    spec.queue_if_no_space = queues_at(spec.data_sectors);
     return spec;
 }
 
@@ -149,7 +174,8 @@ Result<void> PoolManager::take_sizes(const schemas::PoolState& state) {
     const schemas::PoolSpec& before = pool_row_->spec;
     const bool larger = spec.data_sectors != before.data_sectors || spec.metadata_sectors != before.metadata_sectors;
     if (before.backing != "adopted") spec.queue_if_no_space = state.spec.queue_if_no_space;
-    if (!larger && spec.queue_if_no_space == before.queue_if_no_space) return {};
+    spec.devices = state.spec.devices;
+    if (!larger && spec.queue_if_no_space == before.queue_if_no_space && same_devices(spec, before)) return {};
     TRY(store_.set_pool_spec(spec));
     if (!larger) {
         pool_row_->spec = spec;

@@ -13,24 +13,12 @@
 #include <string_view>
 #include <vector>
 
+#include "common/block_frame.h"
 #include "common/result.h"
 #include "schemas/device_actor.h"
 #include "services/pool_manager/store.h"
 
 namespace cowslip {
-
-inline constexpr std::uint64_t kFrameBlockBytes = 4096;
-
-enum class FrameKind : std::uint8_t { label, backup_head, backup_chunk };
-
-struct LabelFrame {
-    std::uint64_t sequence = 0;
-    std::string payload;
-};
-
-std::string make_frame(FrameKind kind, const LabelFrame& frame);  // Padded to whole blocks.
-// Nothing if it is of another kind, torn or damaged. More bytes than the frame's are ignored.
-std::optional<LabelFrame> parse_frame(FrameKind kind, std::string_view bytes);
 
 struct PoolLabel {
     std::string pool_uuid;

@@ -1,6 +1,7 @@
 // cowslip-pool-manager: decides, and is the only one at the store. Unprivileged before it reads a
 // single byte that a stranger sent.
 #include <fcntl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,6 +45,11 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
         manager_options.store_backup_ms = TRY(parse_duration(options.store_backup)).count();
     if (options.trim != "0") manager_options.trim_ms = TRY(parse_duration(options.trim)).count();
     manager_options.has_room = [] { return Ballast::take("ballast").there(); };
+    manager_options.free_below_pool = [files = folder.pool()]() -> std::optional<std::uint64_t> {
+        struct statvfs space {};
+        if (::statvfs(files.c_str(), &space) != 0) return std::nullopt;
+        return std::uint64_t{space.f_bavail} * space.f_frsize;
+    };
     manager_options.process_counters = [] {
         return std::map<std::string, std::uint64_t>{{"store_syncs", count_syncs()}};
     };

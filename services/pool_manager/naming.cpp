@@ -149,6 +149,13 @@ Task<std::string> PoolManager::label_volume(Operation& operation, schemas::Volum
         co_return Error{Errc::invalid_argument, fmt::format("volume '{}' would have {} labels: at most {} are allowed",
                                                             request.id, row->labels.size(), kMostLabels)};
     }
+    schemas::Labels added = row->labels;
+    std::erase_if(added, [&](const auto& label) {
+        const auto was = before.find(label.first);
+        return was != before.end() && was->second == label.second;
+    });
+    checked = check_quota(added, row->size_sectors * kSectorBytes);
+    if (!checked) co_return checked.error();
     if (row->labels != before) {
         checked = store_.set_labels(row->thin_id, row->labels);
         if (!checked) co_return checked.error();

@@ -19,17 +19,13 @@ constexpr std::size_t kMostLeftBytes = 256 << 10U;          // What cleanup tell
 constexpr std::uint64_t kSmallestStepBytes = 64ULL << 20U;  // Unless it is said.
 constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
 
-std::string new_uuid() {
-    std::array<unsigned char, 16> bytes{};
-    randombytes_buf(bytes.data(), bytes.size());
-    std::string text;
-    for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
-    return text;
-}
-
 // A limit makes it grow by itself.
 Result<schemas::PoolLimits> limits_of(const schemas::PoolCreate& request) {
     schemas::PoolLimits limits = request.limits;
+    TRY(check_quotas(limits.quotas));
+    if (limits.queue_when_full && !request.adopt.empty()) {
+        return Error{Errc::invalid_argument, "an adopted pool keeps the features that its owner has given it"};
+    }
     if (limits.max_bytes == 0 && limits.grow_step_bytes == 0) return limits;
     if (request.loop_bytes == 0 || limits.max_bytes == 0) {
         return Error{Errc::invalid_argument,
@@ -46,10 +42,12 @@ Result<schemas::PoolLimits> limits_of(const schemas::PoolCreate& request) {
 }
 
 Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
-    const int modes = (request.loop_bytes != 0) + !request.data_device.empty() + !request.adopt.empty();
+    const int modes =
+        (request.loop_bytes != 0) + !request.data_device.empty() + !request.devices.empty() + !request.adopt.empty();
     if (modes != 1 || request.data_device.empty() != request.metadata_device.empty()) {
         return Error{Errc::invalid_argument,
-                     "a pool lies on exactly one of: --loop SIZE, --data DEV with --metadata DEV, --adopt NAME"};
+                     "a pool lies on exactly one of: --loop SIZE, --data DEV with --metadata DEV, --device DEV..., "
+                     "--adopt NAME"};
     }
     if (request.block_size_bytes < 65536 || request.block_size_bytes > (1ULL << 30U) ||
         request.block_size_bytes % 65536 != 0) {
@@ -67,7 +65,11 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
     schemas::PoolSpec spec;
     spec.pool.uuid = new_uuid();
     spec.pool.device = request.adopt.empty() ? pool_dm_name(spec.pool.uuid) : request.adopt;
-    spec.backing = !request.adopt.empty() ? "adopted" : request.loop_bytes != 0 ? "loop" : "pair";
+    spec.backing = !request.adopt.empty()     ? "adopted"
+                   : request.loop_bytes != 0  ? "loop"
+                   : !request.devices.empty() ? "devices"
+                                              : "pair";
+    for (const std::string& path : request.devices) spec.devices.push_back({path, new_uuid()});
     spec.data_path = request.data_device;
     spec.metadata_path = request.metadata_device;
     spec.block_sectors = static_cast<std::uint32_t>(request.block_size_bytes / kSectorBytes);
@@ -87,14 +89,23 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
             std::max<std::uint64_t>(std::min(limits.grow_step_bytes / 2, request.loop_bytes / 4) / block_bytes, 1);
         spec.queue_if_no_space = limits.max_bytes / block_bytes * spec.block_sectors > spec.data_sectors;
     }
-    if (spec.backing == "loop" &&
-        (spec.metadata_sectors < kMinMetadataSectors || spec.metadata_sectors > kMaxMetadataSectors)) {
+    spec.queue_if_no_space = spec.queue_if_no_space || request.limits.queue_when_full;
+    const bool sized = spec.backing == "loop" || (spec.backing == "devices" && spec.metadata_sectors != 0);
+    if (sized && (spec.metadata_sectors < kMinMetadataSectors || spec.metadata_sectors > kMaxMetadataSectors)) {
         return Error{Errc::invalid_argument, "metadata size: 4 MiB to 15.9 GiB"};
     }
     return spec;
 }
 
 }  // namespace
+
+std::string new_uuid() {
+    std::array<unsigned char, 16> bytes{};
+    randombytes_buf(bytes.data(), bytes.size());
+    std::string text;
+    for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
+    return text;
+}
 
 // ---- what the pool says ----------------------------------------------------------------------
 

@@ -100,12 +100,17 @@ struct ManagerOptions {
     int backup_pages = 256;                  // Of the store that a turn copies: 1 MiB.
     // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
     std::function<bool()> has_room = [] { return true; };
+    // In the file system below the pool's files; nothing where that is not known.
+    std::function<std::optional<std::uint64_t>()> free_below_pool = [] { return std::optional<std::uint64_t>(); };
     std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
     bool store_lost = false;                                                 // There was a store, and this one is new.
 };
 
 // not_found, or unavailable: with the command that makes one.
 Error no_pool_yet(Errc code);
+std::string new_uuid();  // 32 random hex digits.
+Result<void> check_quota_label(const std::string& label);
+Result<void> check_quotas(const std::map<std::string, std::uint64_t>& quotas);
 
 class PoolManager {
 public:
@@ -285,6 +290,10 @@ private:
     Task<std::string> rename_volume(Operation& operation, schemas::VolumeRename request);
     Result<void> check_rename(const VolumeRow& row, const std::string& name);
     Task<std::string> label_volume(Operation& operation, schemas::VolumeLabel request);
+    // quota.cpp
+    Task<std::string> set_quota(Operation& operation, schemas::PoolQuota request);
+    schemas::QuotaUse quota_use(const std::string& label, std::uint64_t max_bytes);
+    Result<void> check_quota(const schemas::Labels& labels, std::uint64_t more_bytes);
 
     // leases.cpp
     Task<std::string> get_volume(Operation& operation, schemas::VolumeGet request);
@@ -427,6 +436,7 @@ private:
     };
     Space space_of(std::size_t kind) const;  // 0: data, 1: metadata; there is a status.
     bool may_grow_beyond(std::uint64_t data_sectors) const;
+    bool queues_at(std::uint64_t data_sectors) const;
     schemas::PoolLimits limits_in_force() const;
     Result<void> check_room() const;
     void look_at_space();
@@ -487,6 +497,7 @@ private:
     // faults.cpp
     Task<std::string> watch(Operation& operation);
     void look_for_room();
+    void look_below_pool();
     void take_look(const Operation& operation, const Result<schemas::PoolState>& seen);
     void set_fault(PoolFault fault, const std::string& detail);
     Result<void> check_sound() const;
@@ -593,6 +604,7 @@ private:
     std::map<std::uint64_t, std::optional<Error>> ended_;  // How the last operations ended, for operation.wait.
     std::deque<std::uint64_t> ended_order_;
     bool has_room_ = true;
+    bool has_room_below_ = true;  // In the file system below the pool's files.
     struct Fact {
         std::string type;
         std::string subject;

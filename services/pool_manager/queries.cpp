@@ -163,8 +163,10 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     reply.transaction_id = pool_row_->confirmed;
     reply.data_device = pool_.data_device;
     reply.metadata_device = pool_.metadata_device;
+    for (const auto& device : spec.devices) reply.devices.push_back(device.path);
     reply.snapshots_taken = pool_.snapshots_taken;
     reply.limits = limits_in_force();
+    for (const auto& [label, bytes] : reply.limits.quotas) reply.quotas.push_back(quota_use(label, bytes));
     if ((pool_.loaded || pool_.read_only) && pool_.status) {
         const ThinPoolStatus& status = *pool_.status;
         reply.mode = to_string(status.mode);

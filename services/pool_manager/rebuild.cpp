@@ -130,7 +130,11 @@ Task<void> PoolManager::carry_out_rebuild(Operation& operation, schemas::PoolReb
 // Whose pool it is, and that it may be believed. In memory only: the store is as it was.
 Task<void> PoolManager::load_for_rebuild(Operation& operation, schemas::PoolRebuild request) {
     schemas::PoolSpec spec;
-    spec.backing = !request.adopt.empty() ? "adopted" : request.data_device.empty() ? "loop" : "pair";
+    spec.backing = !request.adopt.empty()         ? "adopted"
+                   : !request.data_device.empty() ? "pair"
+                   : !request.devices.empty()     ? "devices"
+                                                  : "loop";
+    for (const std::string& path : request.devices) spec.devices.push_back({path, ""});
     spec.pool.device = request.adopt;
     spec.data_path = request.data_device;
     spec.metadata_path = request.metadata_device;

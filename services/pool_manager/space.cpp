@@ -56,6 +56,11 @@ bool PoolManager::may_grow_beyond(std::uint64_t data_sectors) const {
     return pool_row_->limits.max_bytes / kSectorBytes / spec.block_sectors * spec.block_sectors > data_sectors;
 }
 
+// Who finds no room in a pool of this size waits for it: it comes by itself, or an operator wanted it so.
+bool PoolManager::queues_at(std::uint64_t data_sectors) const {
+    return pool_row_->limits.queue_when_full || may_grow_beyond(data_sectors);
+}
+
 schemas::PoolLimits PoolManager::limits_in_force() const {
     schemas::PoolLimits limits = pool_row_->limits;
     if (!pool_.status) return limits;
@@ -70,6 +75,10 @@ Result<void> PoolManager::check_room() const {
     if (!has_room_) {
         return Error{Errc::no_space,
                      "the file system of the state folder is full: make room there (volumes can still be removed)"};
+    }
+    if (!has_room_below_) {
+        return Error{Errc::no_space,
+                     "the file system below the pool's files is full: make room there (volumes can still be removed)"};
     }
     if (pool_.fault == PoolFault::metadata_full) return Error{Errc::no_space, explain(pool_.fault, pool_.fault_detail)};
     if (!pool_.status) return {};
@@ -173,7 +182,7 @@ std::optional<schemas::PoolSpec> PoolManager::wanted_extension() const {
         const std::uint64_t step = std::max(now.metadata_sectors / 4, kLeastMetadataStepSectors);
         wanted.metadata_sectors = std::min(now.metadata_sectors + step / 8 * 8, kMaxMetadataSectors);
     }
-    wanted.queue_if_no_space = may_grow_beyond(wanted.data_sectors);
+    wanted.queue_if_no_space = queues_at(wanted.data_sectors);
     if (wanted.data_sectors == now.data_sectors && wanted.metadata_sectors <= now.metadata_sectors) return std::nullopt;
     return wanted;
 }
@@ -216,7 +225,7 @@ Task<std::string> PoolManager::extend_by_itself(Operation& operation) {
          fmt::format("the pool could not be extended: {}; it is tried again by itself", error.message));
     // Nobody is to wait for room that does not come.
     schemas::PoolSpec now = pool_row_->spec;
-    if (std::exchange(now.queue_if_no_space, false)) {
+    if (!pool_row_->limits.queue_when_full && std::exchange(now.queue_if_no_space, false)) {
         Result<std::string> told = co_await carry_out_grow(operation, std::move(now));
         if (!told) spdlog::warn("no more waiting for room: {}", told.error().message);
     }

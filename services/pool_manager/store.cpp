@@ -8,6 +8,7 @@
 #include <sodium.h>
 
 #include "common/names.h"
+#include "common/thin_pool.h"
 #include "store_sql.h"
 
 namespace cowslip {
@@ -172,6 +173,7 @@ void Store::rollback_savepoint() {
     database_.rollback_savepoint();
     events_.resize(std::min(events_.size(), events_before_savepoint_));
     next_event_ = committed_next_event_ + events_.size();
+    labelled_.reset();
 }
 
 bool Store::commit() {
@@ -271,6 +273,10 @@ Result<void> Store::insert_pool(const PoolRow& row) {
 
 Result<void> Store::set_pool_state(const std::string& state) {
     return database_.query("UPDATE pool SET state = ?").bind(state).run();
+}
+
+Result<void> Store::set_pool_limits(const schemas::PoolLimits& limits) {
+    return database_.query("UPDATE pool SET limits = ?").bind_blob(encode(limits)).run();
 }
 
 Result<void> Store::set_pool_spec(const schemas::PoolSpec& spec) {
@@ -425,7 +431,9 @@ Result<void> Store::insert_volume(const VolumeRow& row) {
     row.origin_id ? query.bind(*row.origin_id) : query.bind_null();
     query.bind(row.size_sectors).bind(row.fs_sectors).bind(row.fs).bind(row.born_min).bind(row.born_max);
     query.bind(row.created_at != 0 ? row.created_at : now_).bind_blob(encode(row.labels));
-    return query.run();
+    TRY(query.run());
+    count_labels(row, Count::add);
+    return {};
 }
 
 Result<void> Store::set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling) {
@@ -446,19 +454,22 @@ Result<void> Store::set_volume_filled(std::uint32_t thin_id) {
 }
 
 Result<void> Store::set_volume_removing(std::uint32_t thin_id) {
+    count_labels(thin_id, Count::take);
     return database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL WHERE thin_id = ?")
         .bind(thin_id)
         .run();
 }
 
 Result<void> Store::set_size(std::uint32_t thin_id, std::uint64_t sectors) {
-    return database_
-        .query(
-            "UPDATE volume SET size_sectors = ?1, fs_sectors = CASE fs WHEN 'none' THEN ?1 ELSE fs_sectors END "
-            "WHERE thin_id = ?2")
-        .bind(sectors)
-        .bind(thin_id)
-        .run();
+    count_labels(thin_id, Count::take);
+    TRY(database_
+            .query("UPDATE volume SET size_sectors = ?1, fs_sectors = CASE fs WHEN 'none' THEN ?1 ELSE fs_sectors END "
+                   "WHERE thin_id = ?2")
+            .bind(sectors)
+            .bind(thin_id)
+            .run());
+    count_labels(thin_id, Count::add);
+    return {};
 }
 
 Result<void> Store::set_volume_image(std::uint32_t thin_id) {
@@ -471,10 +482,40 @@ Result<void> Store::rename_volume(std::uint32_t thin_id, std::string_view name) 
 }
 
 Result<void> Store::set_labels(std::uint32_t thin_id, const schemas::Labels& labels) {
-    return database_.query("UPDATE volume SET labels = ? WHERE thin_id = ?")
-        .bind_blob(encode(labels))
-        .bind(thin_id)
-        .run();
+    count_labels(thin_id, Count::take);
+    TRY(database_.query("UPDATE volume SET labels = ? WHERE thin_id = ?")
+            .bind_blob(encode(labels))
+            .bind(thin_id)
+            .run());
+    count_labels(thin_id, Count::add);
+    return {};
+}
+
+std::uint64_t Store::labelled_bytes(const std::string& key, const std::string& value) {
+    if (!labelled_) {
+        labelled_.emplace();
+        constexpr std::uint32_t kPage = 1000;
+        for (auto page = list_volumes("", kPage); !page.empty(); page = list_volumes(*page.back().name, kPage)) {
+            for (const VolumeRow& row : page) count_labels(row, Count::add);
+        }
+    }
+    const auto found = labelled_->find({key, value});
+    return found == labelled_->end() ? 0 : found->second;
+}
+
+void Store::count_labels(std::uint32_t thin_id, Count count) {
+    if (!labelled_) return;
+    if (const auto row = volume(thin_id)) count_labels(*row, count);
+}
+
+void Store::count_labels(const VolumeRow& row, Count count) {
+    if (!labelled_ || !row.name) return;
+    for (const auto& label : row.labels) {
+        std::uint64_t& bytes = (*labelled_)[{label.first, label.second}];
+        const std::uint64_t own = row.size_sectors * kSectorBytes;
+        bytes = count == Count::add ? bytes + own : bytes - std::min(bytes, own);
+        if (bytes == 0) labelled_->erase({label.first, label.second});
+    }
 }
 
 Result<void> Store::set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors) {

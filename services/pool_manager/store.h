@@ -136,6 +136,7 @@ public:
     Result<void> insert_pool(const PoolRow& row);
     Result<void> set_pool_state(const std::string& state);
     Result<void> set_pool_spec(const schemas::PoolSpec& spec);
+    Result<void> set_pool_limits(const schemas::PoolLimits& limits);
     Result<void> set_planned(std::uint64_t transaction_id);
     Result<void> set_confirmed(std::uint64_t transaction_id);
     Result<void> delete_pool();
@@ -165,6 +166,8 @@ public:
     Result<void> set_volume_image(std::uint32_t thin_id);
     Result<void> rename_volume(std::uint32_t thin_id, std::string_view name);  // Also as the parent of its clones.
     Result<void> set_labels(std::uint32_t thin_id, const schemas::Labels& labels);
+    // Of all volumes that have the label and a name. Counted when somebody asks first, and kept from then on.
+    std::uint64_t labelled_bytes(const std::string& key, const std::string& value);
     Result<void> set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors);
     Result<void> move_volume(std::uint32_t from, std::uint32_t to);  // To another thin id; it has no leases.
     Result<void> delete_volume(std::uint32_t thin_id);
@@ -203,6 +206,9 @@ public:
     std::vector<std::pair<std::uint32_t, std::string>> quarantined();
 
 private:
+    enum class Count : std::uint8_t { add, take };
+    void count_labels(const VolumeRow& row, Count count);
+    void count_labels(std::uint32_t thin_id, Count count);
     Store(Database database, StoreDisk disk) : database_(std::move(database)), disk_(std::move(disk)) {}
     Result<void> migrate();
 
@@ -215,6 +221,7 @@ private:
     std::uint64_t committed_next_event_ = 1;
     std::vector<StoredEvent> events_;  // Of the savepoints released in this turn.
     std::size_t events_before_savepoint_ = 0;
+    std::optional<std::map<std::pair<std::string, std::string>, std::uint64_t>> labelled_;  // Bytes, by label.
 };
 
 }  // namespace cowslip

@@ -92,6 +92,7 @@ Result<VolumeRow> PoolManager::plan_volume(const schemas::VolumeCreate& request)
     } else if (row.fs == "xfs" && size < kSmallestXfsBytes) {
         return Error{Errc::invalid_argument, "size: xfs takes at least 300 MiB"};
     }
+    TRY(check_quota(row.labels, row.size_sectors * kSectorBytes));
     if (!request.parent.empty() || row.fs != "none") TRY(check_clock());  // It is a clone, if only of a template.
     if (request.get && row.fs == "none")
         return Error{Errc::invalid_argument, "a volume without a file system has no mount: use attach"};

@@ -93,7 +93,7 @@ public:
     TemporaryFolder folder;
     Fd lock{open((folder / "lock").c_str(), O_RDWR | O_CREAT, 0600)};
     KernelDeviceMapper dm = KernelDeviceMapper::open().value();
-    LinuxHost host{pool_folder(), lock.get()};
+    LinuxHost host{pool_folder(), dm, lock.get()};
     DeviceActor actor{dm, host};
 
 private:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Each way to make a pool: made, used, grown while somebody writes, put away with all processes as a reboot would, and there
-# again with what was written. In files (sparse, or with their blocks allocated ahead), on two block devices, adopted. Runs in
-# deploy/sandbox.
+# again with what was written. In files (sparse, or with their blocks allocated ahead), on two block devices, with
+# block devices of its own, adopted. Runs in deploy/sandbox.
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
@@ -38,7 +38,8 @@ check_pieces() {
   ((number >= 4)) || fail "only $number pieces in $1"
 }
 
-# use NAME GROW...: with a pool that was just made; GROW makes it larger.
+# use NAME GROW...: with a pool that was just made; GROW makes it larger. $meanwhile is done before it is started again.
+meanwhile=true
 use() {
   local name=$1 before after
   shift
@@ -55,6 +56,7 @@ use() {
   ask cleanup
   stop_services || fail 'the services did not end with 0'
   expect "$name: our devices" '' "$(dmsetup ls | grep -E '^(cowslip|COWSLIP)' || true)"
+  "$meanwhile"
   services
   check_pieces "$(ask get written --read-only)"
   expect "$name: data after the restart" "$after" "$(data_mib)"
@@ -144,6 +146,36 @@ end_pool
 expect 'what is on the devices' '' "$(blkid -p "$data" "$metadata" || true)"
 losetup --detach "$data"
 losetup --detach "$metadata"
+
+# ---- with block devices of its own, which are called otherwise after a restart
+
+one=$(device_of one 96M)
+other=$(device_of other 96M)
+services
+ask pool create --device "$one" --metadata-size 8M
+swap_names() {
+  losetup --detach "$one"
+  losetup --detach "$other"
+  expect 'the name of the other' "$one" "$(device_of other 96M)"
+  expect 'the name of the one' "$other" "$(device_of one 96M)"
+}
+meanwhile=swap_names
+use 'block devices of its own' ask pool grow --device "$other"
+meanwhile=true
+expect 'where its devices are' "['$other', '$one']" "$(field 'p["devices"]')"
+# The store is lost: one of its devices is named, and the other one is found.
+ask create kept
+ask cleanup
+stop_services || fail 'the services did not end with 0'
+rm -r "$COWSLIP_STATE"/store/*
+services
+ask pool rebuild --device "$other"
+ask exists kept
+end_pool
+expect 'what is on the devices' '' "$(blkid -p "$one" "$other" || true)"
+for device in "$one" "$other"; do cmp --bytes=1048576 "$device" /dev/zero; done
+losetup --detach "$one"
+losetup --detach "$other"
 
 # ---- adopted: made and grown by its owner
 

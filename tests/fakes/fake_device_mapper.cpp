@@ -71,10 +71,10 @@ Result<std::vector<DmInfo>> FakeDeviceMapper::list(std::string_view uuid_prefix)
     return found;
 }
 
-Result<std::optional<DmTarget>> FakeDeviceMapper::table(const DmDevice& device) {
+Result<DmTable> FakeDeviceMapper::targets(const DmDevice& device) {
     const dev_t number = kernel_.number_of(device);
-    if (number == 0 || !kernel_.devices.at(number).live) return std::optional<DmTarget>{};
-    return std::optional<DmTarget>{kernel_.devices.at(number).live->target};
+    if (number == 0 || !kernel_.devices.at(number).live) return DmTable{};
+    return DmTable{kernel_.devices.at(number).live->target};
 }
 
 Result<std::optional<DmTarget>> FakeDeviceMapper::status(const DmDevice& device) {
@@ -111,7 +111,9 @@ int FakeDeviceMapper::create(const DmDevice& device, dev_t* number) {
     return 0;
 }
 
-int FakeDeviceMapper::load(const DmDevice& device, const DmTarget& target, bool read_only) {
+// Of a pool or a thin: they have one target.
+int FakeDeviceMapper::load(const DmDevice& device, const DmTable& table, bool read_only) {
+    const DmTarget& target = table.at(0);
     kernel_.effect("load " + target.type + " " + target.parameters);
     const dev_t number = kernel_.number_of(device);
     if (number == 0) return ENXIO;

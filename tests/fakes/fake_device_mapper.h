@@ -12,11 +12,12 @@ public:
 
     Result<std::optional<DmInfo>> find(const DmDevice& device) override;
     Result<std::vector<DmInfo>> list(std::string_view uuid_prefix) override;
-    Result<std::optional<DmTarget>> table(const DmDevice& device) override;
+    Result<DmTable> targets(const DmDevice& device) override;
     Result<std::optional<DmTarget>> status(const DmDevice& device) override;
     [[nodiscard]] int create(const DmDevice& device, dev_t* number) override;
     using DeviceMapper::create;
-    [[nodiscard]] int load(const DmDevice& device, const DmTarget& target, bool read_only) override;
+    [[nodiscard]] int load(const DmDevice& device, const DmTable& table, bool read_only) override;
+    using DeviceMapper::load;
     [[nodiscard]] int suspend(const DmDevice& device, SuspendMode mode) override;
     [[nodiscard]] int resume(const DmDevice& device) override;
     [[nodiscard]] int remove(const DmDevice& device) override;

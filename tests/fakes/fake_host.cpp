@@ -11,6 +11,10 @@ namespace {
 constexpr const char* kDataFile = "file:data";
 constexpr const char* kMetadataFile = "file:metadata";
 constexpr const char* kRepairedFile = "file:metadata.repaired";
+// What is put together of whole devices: the fake has it as two media that are as large.
+constexpr const char* kDevicesData = "devices:data";
+constexpr const char* kDevicesMetadata = "devices:metadata";
+constexpr std::uint64_t kDevicesMetadataSectors = 32768;
 constexpr const char* kDamagedFile = "file:metadata.damaged-";
 
 bool may_format(const FakeMetadata& metadata, const Overwrite& overwrite) {
@@ -59,6 +63,10 @@ Result<Backing> FakeHost::make_backing(const schemas::PoolSpec& spec, const Over
         }
         return backing;
     }
+    if (spec.backing == "devices") {
+        TRY(take_devices(spec, overwrite));
+        return find_backing(spec);
+    }
     if (kernel_.media.contains(kMetadataFile) && !may_format(kernel_.media.at(kMetadataFile).metadata, overwrite)) {
         return Error{Errc::in_use, "the files hold a pool"};
     }
@@ -69,15 +77,62 @@ Result<Backing> FakeHost::make_backing(const schemas::PoolSpec& spec, const Over
     return find_backing(spec);
 }
 
+// All that may be refused is refused before.
+Result<void> FakeHost::take_devices(const schemas::PoolSpec& spec, const Overwrite& overwrite) {
+    for (const auto& device : spec.devices) {
+        TRY(check_listed(device.path));
+        TRY(check_unused(device.path));
+        const FakeMedium& medium = kernel_.media.at(device.path);
+        const bool own = medium.device_pool == spec.pool.uuid;
+        if (!own && !overwrite.anything && !(medium.signature + medium.device_id).empty()) {
+            return Error{Errc::in_use, "'" + device.path + "' holds something"};
+        }
+    }
+    for (const auto& device : spec.devices) {
+        FakeMedium& medium = kernel_.media.at(device.path);
+        if (medium.device_id == device.id) continue;
+        kernel_.effect("head " + device.path);
+        medium.device_id = device.id;
+        medium.device_pool = spec.pool.uuid;
+        medium.signature.clear();
+    }
+    return {};
+}
+
 Result<Backing> FakeHost::find_backing(const schemas::PoolSpec& spec) {
     Backing backing{.data_path = spec.data_path, .metadata_path = spec.metadata_path};
+    if (spec.backing == "devices") {
+        std::uint64_t sectors = 0;
+        for (const auto& device : spec.devices) {
+            const auto medium = kernel_.media.find(device.path);
+            if (medium == kernel_.media.end() || medium->second.device_id.empty()) continue;
+            if (!device.id.empty() && medium->second.device_id != device.id) continue;
+            sectors += medium->second.sectors - kDevicesMetadataSectors;
+            backing.devices.push_back({device.path, medium->second.device_id});
+        }
+        // Those that the pool's metadata have taken up, though nobody has written them down.
+        for (const auto& [path, medium] : kernel_.media) {
+            const bool known = std::any_of(backing.devices.begin(), backing.devices.end(),
+                                           [&](const auto& device) { return device.id == medium.device_id; });
+            if (medium.device_pool != spec.pool.uuid || known || kernel_.media[kDevicesData].sectors <= sectors)
+                continue;
+            sectors += medium.sectors - kDevicesMetadataSectors;
+            backing.devices.push_back({path, medium.device_id});
+        }
+        if (sectors == 0 || sectors < spec.data_sectors) return Error{Errc::unavailable, "a device is not there"};
+        kernel_.effect("put together");
+        kernel_.media[kDevicesData].sectors = sectors;
+        kernel_.media[kDevicesMetadata].sectors = kDevicesMetadataSectors;
+        backing.data_path = TRY(attach(kDevicesData, 0));
+        backing.metadata_path = TRY(attach(kDevicesMetadata, 0));
+    }
     if (spec.backing == "loop") {
         backing.data_path = TRY(attach(kDataFile, spec.data_sectors));
         backing.metadata_path = TRY(attach(kMetadataFile, spec.metadata_sectors));
     }
     for (const auto& path : {backing.data_path, backing.metadata_path}) {
         if (spec.backing == "pair") TRY(check_listed(path));
-        TRY(check_unused(path));
+        if (spec.backing != "devices") TRY(check_unused(path));
     }
     backing.data_sectors = TRY(device_sectors(backing.data_path));
     backing.metadata_sectors = TRY(device_sectors(backing.metadata_path));
@@ -85,6 +140,18 @@ Result<Backing> FakeHost::find_backing(const schemas::PoolSpec& spec) {
 }
 
 Result<void> FakeHost::grow_backing(const schemas::PoolSpec& spec) {
+    if (spec.backing == "devices") {
+        schemas::PoolSpec fresh = spec;
+        std::erase_if(fresh.devices,
+                      [&](const auto& device) { return kernel_.media.at(device.path).device_id == device.id; });
+        TRY(take_devices(fresh, {}));
+        std::uint64_t sectors = 0;
+        for (const auto& device : spec.devices)
+            sectors += kernel_.media.at(device.path).sectors - kDevicesMetadataSectors;
+        kernel_.effect("put together");
+        kernel_.media.at(kDevicesData).sectors = sectors;
+        return {};
+    }
     if (spec.backing != "loop") return {};
     FakeMedium& data = kernel_.media.at(kDataFile);
     FakeMedium& metadata = kernel_.media.at(kMetadataFile);
@@ -101,18 +168,21 @@ Result<void> FakeHost::grow_backing(const schemas::PoolSpec& spec) {
 }
 
 Result<void> FakeHost::release_backing(const schemas::PoolSpec& spec) {
-    if (spec.backing != "loop") return {};
+    if (spec.backing != "loop" && spec.backing != "devices") return {};
     kernel_.effect("detach");
     std::erase_if(kernel_.blocks, [](const auto& entry) {
         return entry.second.medium == kDataFile || entry.second.medium == kMetadataFile ||
-               entry.second.medium == kRepairedFile;
+               entry.second.medium == kRepairedFile || entry.second.medium == kDevicesData ||
+               entry.second.medium == kDevicesMetadata;
     });
     return {};
 }
 
 Result<void> FakeHost::discard_backing(const schemas::PoolSpec& spec, const Overwrite& own) {
     const bool recorded = kernel_.own_pool == spec.pool.uuid;
-    const std::string medium = spec.backing == "loop" ? kMetadataFile : spec.metadata_path;
+    const std::string medium = spec.backing == "loop"      ? kMetadataFile
+                               : spec.backing == "devices" ? kDevicesMetadata
+                                                           : spec.metadata_path;
     const auto found = kernel_.media.find(medium);
     if (found != kernel_.media.end()) {
         const FakeMetadata& metadata = found->second.metadata;
@@ -126,6 +196,14 @@ Result<void> FakeHost::discard_backing(const schemas::PoolSpec& spec, const Over
         kernel_.media.erase(kDataFile);
         kernel_.effect("delete metadata");
         kernel_.media.erase(kMetadataFile);
+    } else if (spec.backing == "devices") {
+        for (auto device = spec.devices.rbegin(); device != spec.devices.rend(); ++device) {
+            kernel_.effect("wipe " + device->path);
+            FakeMedium& device_medium = kernel_.media.at(device->path);
+            if (device_medium.device_pool == spec.pool.uuid) device_medium.device_id = device_medium.device_pool = "";
+        }
+        kernel_.media.erase(kDevicesData);
+        kernel_.media.erase(kDevicesMetadata);
     } else if (recorded) {
         if (own.is_whole()) {
             kernel_.effect("wipe " + spec.data_path);

@@ -41,6 +41,7 @@ public:
 
 private:
     Result<std::string> attach(const std::string& medium, std::uint64_t sectors);
+    Result<void> take_devices(const schemas::PoolSpec& spec, const Overwrite& overwrite);
     Result<void> check_unused(const std::string& path);
     bool claimed(dev_t number) const;
     FakePool* thin_at(const std::string& device, std::uint32_t& thin_id);

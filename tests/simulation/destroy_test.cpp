@@ -40,6 +40,17 @@ void make_pair(World& world) {
     REQUIRE(world.call(request));
 }
 
+void make_devices(World& world) {
+    if (!world.kernel.media.contains("/dev/vda")) {
+        world.kernel.add_disk("/dev/vda", 1048576);
+        world.kernel.add_disk("/dev/vdb", 1048576);
+        world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb"};
+    }
+    schemas::PoolCreate request;
+    request.devices = {"/dev/vda", "/dev/vdb"};
+    REQUIRE(world.call(request));
+}
+
 void make_loop(World& world) {
     schemas::PoolCreate request;
     request.loop_bytes = 1024 * kMiB;
@@ -56,7 +67,7 @@ void fill(World& world) {
 }  // namespace
 
 TEST_CASE("a pool is destroyed with all its volumes, and another one is made in its place", "[manager]") {
-    const auto make = GENERATE(make_loop, make_pair);
+    const auto make = GENERATE(make_loop, make_pair, make_devices);
     World world({.seed = 1});
     CHECK(word(world.ask_once(destroy())) == "not_found");
     make(world);
@@ -166,7 +177,7 @@ TEST_CASE("a check of a stopped pool leaves another pool's metadata alone", "[ma
 }
 
 TEST_CASE("at a death or power cut of each step a pool is whole, or its destruction goes on", "[simulation]") {
-    const auto make = GENERATE(make_loop, make_pair);
+    const auto make = GENERATE(make_loop, make_pair, make_devices);
     const bool power_cut = GENERATE(false, true);
     die_everywhere(
         power_cut,

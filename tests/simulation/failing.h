@@ -43,9 +43,9 @@ public:
         if (faults_.fails()) return failed_call("list devices");
         return MutableDeviceMapper::list(uuid_prefix);
     }
-    Result<std::optional<DmTarget>> table(const DmDevice& device) override {
+    Result<DmTable> targets(const DmDevice& device) override {
         if (faults_.fails()) return failed_call("read table");
-        return MutableDeviceMapper::table(device);
+        return MutableDeviceMapper::targets(device);
     }
     Result<std::optional<DmTarget>> status(const DmDevice& device) override {
         if (faults_.fails()) return failed_call("read status");
@@ -55,8 +55,8 @@ public:
         return faults_.fails() ? EIO : MutableDeviceMapper::create(device, number);
     }
     using DeviceMapper::create;
-    [[nodiscard]] int load(const DmDevice& device, const DmTarget& target, bool read_only) override {
-        return faults_.fails() ? EIO : MutableDeviceMapper::load(device, target, read_only);
+    [[nodiscard]] int load(const DmDevice& device, const DmTable& table, bool read_only) override {
+        return faults_.fails() ? EIO : MutableDeviceMapper::load(device, table, read_only);
     }
     [[nodiscard]] int suspend(const DmDevice& device, SuspendMode mode) override {
         return faults_.fails() ? EIO : MutableDeviceMapper::suspend(device, mode);

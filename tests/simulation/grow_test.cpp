@@ -12,7 +12,7 @@ namespace {
 constexpr std::uint64_t kGrowMiB = kMiB / 512;
 
 schemas::PoolGrow grow(std::uint64_t data_mib, std::uint64_t metadata_mib = 0) {
-    return {data_mib * kMiB, metadata_mib * kMiB};
+    return {data_mib * kMiB, metadata_mib * kMiB, {}};
 }
 
 schemas::PoolStatus::Reply size_of_pool(World& world) {
@@ -168,6 +168,76 @@ TEST_CASE("a pool on two devices takes what they have become", "[manager]") {
     check_quiet(world);
 }
 
+namespace {
+
+void add_disks(World& world) {
+    for (const std::string path : {"/dev/vda", "/dev/vdb", "/dev/vdc"}) {
+        world.kernel.add_disk(path, 1040 * kGrowMiB);  // 16 are metadata.
+        world.kernel.allowed_devices.insert(path);
+    }
+}
+
+void make_on_device(World& world) {
+    if (!world.kernel.media.contains("/dev/vda")) add_disks(world);
+    schemas::PoolCreate pool;
+    pool.devices = {"/dev/vda"};
+    REQUIRE(world.call(pool));
+    REQUIRE(world.call(create("base")));
+}
+
+schemas::PoolGrow by_devices(std::vector<std::string> paths) {
+    schemas::PoolGrow request;
+    request.devices = std::move(paths);
+    return request;
+}
+
+}  // namespace
+
+TEST_CASE("a pool with devices of its own grows by whole devices", "[manager]") {
+    World world({.seed = 1});
+    make_on_device(world);
+    CHECK(size_of_pool(world).backing == "devices");
+    CHECK(word(world.ask_once(grow(2048))) == "invalid_argument");
+    CHECK(word(world.ask_once(grow(0))) == "invalid_argument");
+    REQUIRE(world.call(get("base")));
+    const auto grown = world.call(by_devices({"/dev/vdb", "/dev/vdc"}));
+    REQUIRE(grown);
+    CHECK(grown->changed);
+    CHECK(grown->pool.data.total_bytes == 3072 * kMiB);
+    CHECK(grown->pool.devices == std::vector<std::string>{"/dev/vda", "/dev/vdb", "/dev/vdc"});
+    CHECK_FALSE(world.call(by_devices({"/dev/vdb"}))->changed);
+    REQUIRE(world.call(put("base")));
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    REQUIRE(world.call(schemas::PoolStart{}));
+    CHECK(size_of_pool(world).data.total_bytes == 3072 * kMiB);
+    check_quiet(world);
+}
+
+TEST_CASE("a device that cannot become the pool's is refused, and forgotten", "[manager]") {
+    World world({.seed = 1});
+    make_on_device(world);
+    world.kernel.media.at("/dev/vdb").signature = "ext4 file system";
+    world.kernel.allowed_devices.erase("/dev/vdc");
+    CHECK(word(world.ask_once(by_devices({"/dev/vdb"}))) == "in_use");
+    CHECK(word(world.ask_once(by_devices({"/dev/vdc"}))) == "permission_denied");
+    CHECK(size_of_pool(world).devices == std::vector<std::string>{"/dev/vda"});
+    CHECK(world.store().unfinished_operations().empty());
+    world.kernel.media.at("/dev/vdb").signature.clear();
+    REQUIRE(world.call(by_devices({"/dev/vdb"})));
+    CHECK(size_of_pool(world).devices == std::vector<std::string>{"/dev/vda", "/dev/vdb"});
+    check_quiet(world);
+}
+
+TEST_CASE("only a pool with devices of its own grows by devices", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    CHECK(word(world.ask_once(by_devices({"/dev/vda"}))) == "invalid_argument");
+    schemas::PoolCreate mixed;
+    mixed.loop_bytes = 1024 * kMiB;
+    mixed.devices = {"/dev/vda"};
+    CHECK(word(world.ask_once(mixed)) == "invalid_argument");
+}
+
 TEST_CASE("an adopted pool is not grown", "[manager]") {
     World world({.seed = 1});
     world.kernel.add_disk("/dev/vda", 1024 * kGrowMiB);
@@ -223,6 +293,21 @@ TEST_CASE("a death at any effect or turn of a growth loses nothing", "[simulatio
 
 TEST_CASE("a power cut at any effect or turn of a growth loses nothing", "[simulation]") {
     die_everywhere(true, grow_in_a_life, check_grown);
+}
+
+TEST_CASE("a death or power cut at any effect or turn of a growth by a device loses nothing", "[simulation]") {
+    die_everywhere(
+        GENERATE(false, true),
+        [](World& world) {
+            make_on_device(world);
+            REQUIRE(world.call(by_devices({"/dev/vdb"})));
+        },
+        [](World& world) {
+            CHECK(size_of_pool(world).data.total_bytes == 2048 * kMiB);
+            CHECK(size_of_pool(world).devices == std::vector<std::string>{"/dev/vda", "/dev/vdb"});
+            CHECK(exists(world, "base"));
+            CHECK(world.store().unfinished_operations().empty());
+        });
 }
 
 }  // namespace cowslip::simulation

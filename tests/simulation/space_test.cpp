@@ -152,7 +152,7 @@ TEST_CASE("below the room that is kept no volume is made, and volumes are remove
     CHECK(refused.error->message.find("cowslip pool grow") != std::string::npos);
     CHECK(word(world.ask_once(remove_and_wait("a"))) == "ok");
     world.kernel.used_metadata_blocks = 10;
-    REQUIRE(world.call(schemas::PoolGrow{2048 * kMiB, 0}));
+    REQUIRE(world.call(schemas::PoolGrow{2048 * kMiB, 0, {}}));
     REQUIRE(world.call(create("b", "base")));
     REQUIRE(world.call(put("base")));
     check_quiet(world);
@@ -284,6 +284,43 @@ TEST_CASE("a death at any effect or turn of an extension costs no write", "[simu
 
 TEST_CASE("a power cut at any effect or turn of an extension leaves the pool as large as its files", "[simulation]") {
     die_everywhere(true, fill_in_a_life, check_filled);
+}
+
+TEST_CASE("who finds a pool full waits where that was wanted, and goes on when it has grown", "[manager]") {
+    World world({.seed = 1});
+    make_limited_pool(world, {.queue_when_full = true});
+    CHECK(room_of_pool(world).features == std::vector<std::string>{"queue_if_no_space"});
+    CHECK(write_mib(world, 2048) == 0);
+    world.run_for(2000);
+    CHECK(room_of_pool(world).mode == "out_of_data_space");
+    CHECK_FALSE(filling_pool(world).waiting.empty());
+    REQUIRE(world.call(schemas::PoolGrow{4096 * kMiB, 0, {}}));
+    CHECK(filling_pool(world).waiting.empty());
+    CHECK(room_of_pool(world).features == std::vector<std::string>{"queue_if_no_space"});
+    schemas::PoolCreate adopted;
+    adopted.adopt = "theirs";
+    adopted.limits.queue_when_full = true;
+    CHECK(word(world.ask_once(adopted)) == "invalid_argument");
+    check_quiet(world);
+}
+
+TEST_CASE("no volume is made while the file system below the pool's files is full, and it is told", "[manager]") {
+    std::optional<std::uint64_t> free = 1024 * kMiB;
+    Options options{.seed = 1};
+    options.manager.free_below_pool = [&] { return free; };
+    World world(options);
+    make_limited_pool(world, {});
+    CHECK(detail_found(world, "below-full").empty());
+    free = 8 * kMiB;
+    world.run_for(2000);
+    CHECK(detail_found(world, "below-full").find("less than 32 MiB left") != std::string::npos);
+    CHECK(word(world.ask_once(create("a"))) == "no_space");
+    CHECK(word(world.ask_once(put("base"))) == "ok");
+    free = 1024 * kMiB;
+    world.run_for(2000);
+    CHECK(detail_found(world, "below-full").empty());
+    CHECK(word(world.ask_once(create("a"))) == "ok");
+    check_quiet(world);
 }
 
 }  // namespace cowslip::simulation

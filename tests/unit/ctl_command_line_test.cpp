@@ -64,8 +64,15 @@ TEST_CASE("what a command does not take is refused", "[ctl]") {
     refused({"ls", "--state", "/a", "--socket", "/b"});
 }
 
-TEST_CASE("what is not built is no command", "[ctl]") {
-    refused({"pool", "create", "--device", "/dev/vda"});
+TEST_CASE("devices are given one after the other, or each by itself", "[ctl]") {
+    const std::vector<std::string> both = {"/dev/vda", "/dev/vdb"};
+    CHECK(parsed({"pool", "create", "--device", "/dev/vda", "/dev/vdb"}).arguments.devices == both);
+    CHECK(parsed({"pool", "create", "fast", "--device", "/dev/vda", "/dev/vdb"}).arguments.pool_name == "fast");
+    CHECK(parsed({"pool", "grow", "--device=/dev/vda", "--device", "/dev/vdb"}).arguments.devices == both);
+    const auto request = make_pool_create(parsed({"pool", "create", "--device", "/dev/vda"}).arguments);
+    REQUIRE(request);
+    CHECK(request->devices == std::vector<std::string>{"/dev/vda"});
+    CHECK_FALSE(make_pool_create(parsed({"pool", "create", "--device", "/dev/vda", "--loop", "1G"}).arguments));
 }
 
 TEST_CASE("a pool is destroyed only by somebody who says that he means it", "[ctl]") {

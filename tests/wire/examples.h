@@ -30,7 +30,8 @@ inline PoolSpec example_pool_spec() {
             .skip_zeroing = true,
             .discard_passdown = false,
             .queue_if_no_space = true,
-            .preallocate = true};
+            .preallocate = true,
+            .devices = {{.path = "/dev/vdd", .id = kExampleUuid}}};
 }
 
 inline Verdict example_verdict() {
@@ -81,7 +82,9 @@ inline PoolLimits example_pool_limits() {
     return {.max_bytes = 42949672960,
             .grow_step_bytes = 2147483648,
             .min_free_bytes = 107374182,
-            .min_free_metadata_bytes = 3355443};
+            .min_free_metadata_bytes = 3355443,
+            .queue_when_full = true,
+            .quotas = {{"team=blue", 10737418240}}};
 }
 
 inline PoolStatus::Reply example_pool_status() {
@@ -102,7 +105,9 @@ inline PoolStatus::Reply example_pool_status() {
             .features = {"skip_block_zeroing", "preallocated"},
             .data_device = "/dev/loop0",
             .metadata_device = "/dev/loop1",
+            .devices = {"/dev/vdd"},
             .limits = example_pool_limits(),
+            .quotas = {{.label = "team=blue", .bytes = {.used_bytes = 1073741824, .total_bytes = 10737418240}}},
             .warnings = {"metadata is 82 % full"}};
 }
 
@@ -314,16 +319,22 @@ void for_each_pool_message(Visitor&& visit) {
                              .limits = example_pool_limits(),
                              .preallocate = true,
                              .keep_discarded = true,
-                             .no_zeroing = true},
+                             .no_zeroing = true,
+                             .devices = {"/dev/vdd", "/dev/vde"}},
                   example_pool_status());
+    visit_message(visit, PoolQuota{.label = "team=blue", .max_bytes = 10737418240},
+                  {.label = "team=blue", .bytes = {.used_bytes = 1073741824, .total_bytes = 10737418240}});
     visit_message(visit, PoolStart{.read_only = true}, example_pool_status());
-    visit_message(visit, PoolGrow{.data_bytes = 21474836480, .metadata_bytes = 33554432},
+    visit_message(visit, PoolGrow{.data_bytes = 21474836480, .metadata_bytes = 33554432, .devices = {"/dev/vde"}},
                   {.changed = true, .pool = example_pool_status()});
-    visit_message(visit, PoolRebuild{.data_device = "/dev/vdb", .metadata_device = "/dev/vdc", .adopt = "vg-pool"},
-                  {.pool = example_pool_status(),
-                   .backup_taken_at = "2026-11-22T10:11:12.345Z",
-                   .recovered = {"recovered-42"},
-                   .dropped = {"gone"}});
+    visit_message(
+        visit,
+        PoolRebuild{
+            .data_device = "/dev/vdb", .metadata_device = "/dev/vdc", .adopt = "vg-pool", .devices = {"/dev/vdd"}},
+        {.pool = example_pool_status(),
+         .backup_taken_at = "2026-11-22T10:11:12.345Z",
+         .recovered = {"recovered-42"},
+         .dropped = {"gone"}});
     visit_message(visit, PoolMeasure{.exact = true}, {.volumes = 12});
     visit_message(visit, PoolRepair{.evict = true, .spare = "/dev/vdd", .accept_loss = true},
                   {.how = "repaired", .damaged_copy = "/dev/vdc", .lost = {"app"}});
