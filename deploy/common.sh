@@ -6,7 +6,8 @@
 
 root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 PATH=$PATH:/usr/sbin:/sbin        # Not everybody's has them; useradd and mkfs are there.
-export CCACHE_BASEDIR=$root       # What one checkout has compiled need not be compiled in another.
+export CCACHE_BASEDIR=$root       # What one checkout has compiled need not be compiled in another,
+export CCACHE_NOHASHDIR=1         # though debuggers are told the first one's folder.
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 

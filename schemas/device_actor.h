@@ -250,6 +250,26 @@ struct Holder {
     MSGPACK_DEFINE_MAP(pid, command, detail)
 };
 
+// Of a thin that is to be deleted: gives a range of it back to the pool, unless so little is mapped that one deletion
+// will do: the kernel deletes in one step, and nobody else's I/O goes on meanwhile. Removes the thin's dm device if
+// there is one; EBUSY: somebody has it open (holders). EOPNOTSUPP: the pool takes no discards.
+struct DiscardThin {
+    static constexpr const char* kType = "device.discard_thin";
+    struct Reply {
+        Verdict verdict;
+        std::vector<Holder> holders;
+        std::uint64_t mapped_sectors = 0;  // Of what is left.
+        MSGPACK_DEFINE_MAP(verdict, holders, mapped_sectors)
+    };
+    PoolRef pool;
+    std::uint32_t thin_id = 0;
+    std::uint64_t size_sectors = 0;
+    std::uint64_t offset_sectors = 0;
+    std::uint64_t length_sectors = 0;
+    std::uint64_t at_once_sectors = 0;  // With no more mapped nothing is done.
+    MSGPACK_DEFINE_MAP(pool, thin_id, size_sectors, offset_sectors, length_sectors, at_once_sectors)
+};
+
 // Removes the thin's dm device if there is one, then deletes the thin id. EBUSY: somebody has the
 // device open (holders, at most 16) and nothing was deleted. ENODATA: it is gone already.
 struct DeleteThin {

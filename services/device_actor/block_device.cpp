@@ -211,6 +211,13 @@ int write_blocks(const std::string& path, std::uint64_t offset, const std::strin
     return fsync(device.get()) == 0 ? 0 : errno;
 }
 
+int discard_blocks(const std::string& path, std::uint64_t offset, std::uint64_t length) {
+    const Fd device(open(path.c_str(), O_WRONLY | O_EXCL | O_CLOEXEC));
+    if (!device) return errno;
+    std::uint64_t range[2] = {offset, length};
+    return ioctl(device.get(), BLKDISCARD, range) == 0 ? 0 : errno;
+}
+
 Result<void> check_listed(const std::string& list, const std::string& path) {
     const Error refusal{Errc::permission_denied,
                         fmt::format("'{}' is not listed in '{}': root must name the devices that may be used; "

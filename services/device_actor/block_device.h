@@ -38,6 +38,8 @@ Result<void> wipe_device(const std::string& path);
 // `data` is filled; whole blocks of 4096 bytes, past the page cache. 0 or errno; a write is durable then.
 [[nodiscard]] int read_blocks(const std::string& path, std::uint64_t offset, std::string& data);
 [[nodiscard]] int write_blocks(const std::string& path, std::uint64_t offset, const std::string& data);
+// Bytes. 0 or errno: EBUSY if somebody has the device.
+[[nodiscard]] int discard_blocks(const std::string& path, std::uint64_t offset, std::uint64_t length);
 
 // Whether `list` (one absolute path a line, '#' begins a comment) has this very path. The file must be
 // ours, that is root's, and writable for nobody else: through it root tells root what may be formatted,

@@ -77,6 +77,7 @@ CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& 
     offer(&DeviceActor::repair_metadata);
     offer(&DeviceActor::replace_metadata);
     offer(&DeviceActor::create_thin);
+    offer(&DeviceActor::discard_thin);
     offer(&DeviceActor::delete_thin);
     offer(&DeviceActor::activate);
     offer(&DeviceActor::deactivate);

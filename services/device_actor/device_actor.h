@@ -51,6 +51,7 @@ public:
     Result<schemas::ReadInternal::Reply> read_internal(const schemas::ReadInternal& command);
 
     Result<schemas::FindFilesystem::Reply> find_filesystem(const schemas::FindFilesystem& command);
+    Result<schemas::DiscardThin::Reply> discard_thin(const schemas::DiscardThin& command);
     // repair_commands.cpp
     Result<schemas::CheckMetadata::Reply> check_metadata(const schemas::CheckMetadata& command);
     Result<schemas::RepairMetadata::Reply> repair_metadata(const schemas::RepairMetadata& command);

@@ -99,6 +99,8 @@ public:
     // Past the page cache, in whole blocks of 4096; 0 or errno. A write is durable when it returns 0.
     [[nodiscard]] virtual int read_range(const std::string& device, std::uint64_t offset, std::string& data) = 0;
     [[nodiscard]] virtual int write_range(const std::string& device, std::uint64_t offset, const std::string& data) = 0;
+    // Bytes; 0 or errno.
+    [[nodiscard]] virtual int discard_range(const std::string& device, std::uint64_t offset, std::uint64_t length) = 0;
 
     // Metadata of a loop pool that nobody has loaded: their times and thin ids counted anew (metadata_xml.h) into a
     // copy, which takes their place in one step. They must have as many volumes as is said. An error has changed

@@ -1,10 +1,11 @@
-// What an actor reads or writes itself: the pool's two internal thin devices, and the first block of a volume of which
-// nothing is known. Each device is there only meanwhile; an internal one that a dead actor left is used by the next
+// What an actor opens itself: the pool's two internal thin devices, a volume of which nothing is known, and one that is
+// to be deleted. Each device is there only meanwhile; an internal one that a dead actor left is used by the next
 // command, and goes with the pool.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include "common/names.h"
+#include "common/thin_pool.h"
 #include "services/device_actor/checks.h"
 #include "services/device_actor/device_actor.h"
 #include "services/device_actor/filesystem.h"
@@ -62,6 +63,39 @@ Result<schemas::FindFilesystem::Reply> DeviceActor::find_filesystem(const schema
     const FoundFilesystem found = parse_filesystem(bytes);
     reply.fs = found.fs;
     reply.size_sectors = found.size_sectors;
+    return reply;
+}
+
+Result<schemas::DiscardThin::Reply> DeviceActor::discard_thin(const schemas::DiscardThin& command) {
+    TRY(check_thin_id(command.thin_id));
+    TRY(check_thin_sectors(command.size_sectors));
+    if (command.offset_sectors > command.size_sectors ||
+        command.length_sectors > command.size_sectors - command.offset_sectors) {
+        return Error{Errc::invalid_argument, "discard thin: the range is not within its size"};
+    }
+    const DmDevice pool = TRY(pool_device(command.pool));
+    auto removal = TRY(remove_thin(command.pool, command.thin_id));
+    schemas::DiscardThin::Reply reply;
+    if (removal.error_number != 0) {
+        reply.verdict = verdict(pool, removal.error_number);
+        reply.holders = std::move(removal.holders);
+        return reply;
+    }
+    const DmDevice thin{thin_dm_name(command.pool.uuid, command.thin_id),
+                        thin_dm_uuid(command.pool.uuid, command.thin_id)};
+    const auto mapped = [&] {
+        const auto sectors = mapped_sectors({.device = thin});
+        return sectors && *sectors ? **sectors : 0;
+    };
+    const auto discard = [&](const std::string& path) {
+        reply.mapped_sectors = mapped();
+        if (reply.mapped_sectors <= command.at_once_sectors) return 0;
+        const int error_number =
+            host_.discard_range(path, command.offset_sectors * kSectorBytes, command.length_sectors * kSectorBytes);
+        reply.mapped_sectors = mapped();
+        return error_number;
+    };
+    reply.verdict = TRY(with_thin({command.pool, command.thin_id, command.size_sectors, false}, discard));
     return reply;
 }
 

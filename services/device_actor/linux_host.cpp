@@ -116,6 +116,10 @@ int LinuxHost::write_range(const std::string& device, std::uint64_t offset, cons
     return write_blocks(device, offset, data);
 }
 
+int LinuxHost::discard_range(const std::string& device, std::uint64_t offset, std::uint64_t length) {
+    return discard_blocks(device, offset, length);
+}
+
 // Its words if it does not end with success. It may have much to read.
 Result<std::string> LinuxHost::run_metadata_tool(std::vector<std::string> arguments) {
     ProcessOptions options;

@@ -176,6 +176,8 @@ private:
         std::uint32_t attempts = 1;  // Copies of its command that may have been carried out.
         std::uint32_t deaths = 0;
         std::optional<std::uint32_t> thin_id;
+        bool emptied = false;               // A removal: what is left of its volume is deleted in one step.
+        std::uint64_t emptied_sectors = 0;  // Up to here its blocks were given back.
         std::string waiting_for = "its turn";
         Signal ended;
         Task<void> task;
@@ -270,6 +272,8 @@ private:
     Result<void> plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id);
     void begin_removal(std::uint64_t number, std::uint32_t thin_id, std::string subject, std::uint32_t attempts);
     Task<std::string> finish_removal(Operation& operation, std::string subject);
+    Task<bool> give_back_part(Operation& operation);
+    bool is_deleted_at_once(const Operation& operation, const VolumeRow& row);
     Task<bool> try_removal(Operation& operation, const std::string& subject);
     Task<bool> delete_thin(Operation& operation, const std::string& subject);
     void undo(Operation& operation, const Error& error);

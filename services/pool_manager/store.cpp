@@ -491,6 +491,12 @@ Result<void> Store::set_labels(std::uint32_t thin_id, const schemas::Labels& lab
     return {};
 }
 
+bool Store::has_clones(std::uint32_t thin_id) {
+    Query query = database_.query("SELECT 1 FROM volume WHERE origin_id = ? LIMIT 1");
+    query.bind(thin_id);
+    return query.next();
+}
+
 std::uint64_t Store::labelled_bytes(const std::string& key, const std::string& value) {
     if (!labelled_) {
         labelled_.emplace();

@@ -166,6 +166,7 @@ public:
     Result<void> set_volume_image(std::uint32_t thin_id);
     Result<void> rename_volume(std::uint32_t thin_id, std::string_view name);  // Also as the parent of its clones.
     Result<void> set_labels(std::uint32_t thin_id, const schemas::Labels& labels);
+    bool has_clones(std::uint32_t thin_id);  // Also such as are being made or removed.
     // Of all volumes that have the label and a name. Counted when somebody asks first, and kept from then on.
     std::uint64_t labelled_bytes(const std::string& key, const std::string& value);
     Result<void> set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors);

@@ -20,6 +20,9 @@ constexpr std::uint64_t kSmallestXfsBytes = 300 * kMiB;
 constexpr std::uint64_t kSizeStep = 4096;
 constexpr std::int64_t kFirstRemovalBackOffMs = 200;
 constexpr std::int64_t kLongestRemovalBackOffMs = 30000;
+constexpr std::uint64_t kDeletedAtOnceBlocks = 65536;  // The kernel takes some milliseconds for them.
+constexpr std::uint64_t kGivenBackBlocks = 4096;       // At once.
+constexpr std::int64_t kLeastRestMs = 10;
 constexpr std::uint32_t kMostTries = 5;
 constexpr std::int64_t kTryAgainMs = 100;
 constexpr std::int64_t kResumeAgainMs = 1000;
@@ -496,6 +499,8 @@ Task<std::string> PoolManager::finish_removal(Operation& operation, std::string 
     for (;;) {
         Result<void> in_service = co_await pool_in_service(operation);
         if (!in_service) co_return in_service.error();
+        Result<bool> emptied = co_await give_back_part(operation);
+        if (emptied && !*emptied) continue;
         Result<bool> deleted = co_await try_removal(operation, subject);
         if (deleted && *deleted) co_return encode(schemas::VolumeRemove::Reply{.existed = true});
         if (!deleted) {
@@ -506,6 +511,49 @@ Task<std::string> PoolManager::finish_removal(Operation& operation, std::string 
         co_await sleep_ms(back_off_ms);
         back_off_ms = std::min(back_off_ms * 2, kLongestRemovalBackOffMs);
     }
+}
+
+// A clone shares its mappings with its parent, and a parent with its clones: the kernel deletes one of them as fast as
+// a small one, and what is given back part by part would be copied first.
+bool PoolManager::is_deleted_at_once(const Operation& operation, const VolumeRow& row) {
+    const std::uint64_t blocks = row.size_sectors / pool_row_->spec.block_sectors;
+    return blocks <= kDeletedAtOnceBlocks || !row.parent.empty() || row.born_max == 0 ||
+           !operation.mount_directory.empty() || lost_.contains(row.thin_id) || replaced_.contains(row.thin_id) ||
+           store_.has_clones(row.thin_id);
+}
+
+// The kernel deletes in one step, in which nothing else goes on in the pool: so a large volume is given back in parts
+// first, each followed by a rest as long as itself. True: there is nothing more to give back. Whatever fails here the
+// deletion meets as well, and says.
+Task<bool> PoolManager::give_back_part(Operation& operation) {
+    if (operation.emptied) co_return true;
+    const std::int64_t began_ms = now_.monotonic_ms;
+    NameLock lock = co_await names_.acquire(thin_key(*operation.thin_id), LockMode::exclusive);
+    const auto row = store_.volume(*operation.thin_id);
+    operation.emptied = is_deleted_at_once(operation, *row);
+    if (operation.emptied) co_return true;
+    const std::uint64_t block_sectors = pool_row_->spec.block_sectors;
+    schemas::DiscardThin command;
+    command.pool = pool_row_->spec.pool;
+    command.thin_id = row->thin_id;
+    command.size_sectors = row->size_sectors;
+    command.offset_sectors = operation.emptied_sectors;
+    command.length_sectors = std::min(kGivenBackBlocks * block_sectors, row->size_sectors - operation.emptied_sectors);
+    command.at_once_sectors = kDeletedAtOnceBlocks * block_sectors;
+    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
+    Result<schemas::DiscardThin::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
+    if (!reply) co_return reply.error();
+    devices_.erase(row->thin_id);
+    operation.emptied_sectors += command.length_sectors;
+    operation.emptied = take_verdict(operation, reply->verdict) != Outcome::done ||
+                        reply->mapped_sectors <= command.at_once_sectors ||
+                        operation.emptied_sectors >= row->size_sectors;
+    lock.release();
+    if (operation.emptied) co_return true;
+    operation.waiting_for =
+        fmt::format("its blocks to be given back: {} % are", operation.emptied_sectors * 100 / row->size_sectors);
+    co_await sleep_ms(std::max(now_.monotonic_ms - began_ms, kLeastRestMs));
+    co_return false;
 }
 
 // True: it is gone, and that is written down. Its thin key is held no longer than the attempt: a stray

@@ -274,4 +274,39 @@ TEST_CASE("devices come and go under udev's eyes without one being busy", "[thin
     }
 }
 
+TEST_CASE("a thin that is to be deleted is given back in parts, unless it is small or somebody has it", "[thin]") {
+    Machine machine;
+    machine.make_pool();
+    machine.make_thin(2);
+    machine.activate(2, 64 * kMib);
+    const std::string piece(std::size_t{1} << 20U, 'x');
+    for (std::uint64_t at = 0; at < 32; ++at) REQUIRE(write_blocks(machine.path(2), at << 20U, piece) == 0);
+    schemas::DiscardThin part{
+        .pool = machine.pool, .thin_id = 2, .size_sectors = 64 * kMib, .offset_sectors = 0, .length_sectors = 8 * kMib};
+    {
+        const Holder elsewhere([&] { return open(machine.path(2).c_str(), O_RDONLY | O_CLOEXEC) >= 0; });
+        const auto busy = machine.actor.discard_thin(part);
+        REQUIRE(busy);
+        CHECK(busy->verdict.error_number == EBUSY);
+        CHECK_FALSE(busy->holders.empty());
+    }
+    part.at_once_sectors = 32 * kMib;
+    CHECK(machine.actor.discard_thin(part)->mapped_sectors == 32 * kMib);
+    part.at_once_sectors = 16 * kMib;
+    const auto first = machine.actor.discard_thin(part);
+    REQUIRE(first);
+    CHECK(machine.judged(first->verdict) == Outcome::done);
+    CHECK(first->mapped_sectors == 24 * kMib);
+    part.offset_sectors = 8 * kMib;
+    CHECK(machine.actor.discard_thin(part)->mapped_sectors == 16 * kMib);
+    part.offset_sectors = 16 * kMib;
+    CHECK(machine.actor.discard_thin(part)->mapped_sectors == 16 * kMib);  // Little enough.
+    CHECK_FALSE(machine.dm.find(machine.thin(2)).value());                 // Nothing stays active.
+    part.offset_sectors = 60 * kMib;
+    CHECK(machine.actor.discard_thin(part).error().code == Errc::invalid_argument);
+    CHECK(machine.judged(machine.actor.delete_thin({machine.pool, 2})->verdict) == Outcome::done);
+    part.offset_sectors = 0;
+    CHECK(machine.actor.discard_thin(part)->verdict.error_number == ENODATA);
+}
+
 }  // namespace cowslip

@@ -411,6 +411,16 @@ FakePool* FakeHost::thin_at(const std::string& device, std::uint32_t& thin_id) {
     return kernel_.pool_of(found.device);
 }
 
+int FakeHost::discard_range(const std::string& device, std::uint64_t /*offset*/, std::uint64_t length) {
+    kernel_.effect("discard " + device);
+    std::uint32_t thin_id = 0;
+    FakePool* pool = thin_at(device, thin_id);
+    if (pool == nullptr) return ENXIO;
+    std::uint64_t& mapped = pool->core.thins.at(thin_id).mapped_blocks;
+    mapped -= std::min(mapped, length / kSectorBytes / pool->core.block_sectors);
+    return 0;
+}
+
 int FakeHost::read_range(const std::string& device, std::uint64_t offset, std::string& data) {
     std::uint32_t thin_id = 0;
     const FakePool* pool = thin_at(device, thin_id);

@@ -27,6 +27,7 @@ public:
     Result<std::vector<ThinListEntry>> list_unloaded_thins(const std::string& metadata_device) override;
     [[nodiscard]] int read_range(const std::string& device, std::uint64_t offset, std::string& data) override;
     [[nodiscard]] int write_range(const std::string& device, std::uint64_t offset, const std::string& data) override;
+    [[nodiscard]] int discard_range(const std::string& device, std::uint64_t offset, std::uint64_t length) override;
     Result<std::string> check_metadata(const std::string& device, ClearNeedsCheck clear) override;
     Result<std::string> mend_metadata(const std::string& from, const std::string& to,
                                       const MetadataFacts& facts) override;

@@ -127,6 +127,9 @@ public:
         if (faults_.fails()) return failed_call("thin_dump");
         return FakeHost::dump_metadata(metadata_device, wanted);
     }
+    [[nodiscard]] int discard_range(const std::string& device, std::uint64_t offset, std::uint64_t length) override {
+        return faults_.fails() ? EIO : FakeHost::discard_range(device, offset, length);
+    }
     Result<std::string> device_path(const std::string& number) override {
         if (faults_.fails()) return failed_call("find path of device");
         return FakeHost::device_path(number);

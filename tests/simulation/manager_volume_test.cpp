@@ -316,6 +316,83 @@ TEST_CASE("while the state file system is full there are no new volumes, but rem
     CHECK(word(world.ask_once(create("a"))) == "ok");
 }
 
+namespace {
+
+std::uint64_t discards(World& world) {
+    return world.kernel.effects.contains("discard") ? world.kernel.effects.at("discard") : 0;
+}
+
+void make_large_pool(World& world) {
+    schemas::PoolCreate pool;
+    pool.loop_bytes = 16384 * kMiB;
+    REQUIRE(world.call(pool));
+    REQUIRE(world.call(create("base")));
+}
+
+void create_large(World& world, std::uint64_t mapped_blocks) {
+    schemas::VolumeCreate large = create("large");
+    large.size_bytes = 64ULL << 30U;
+    large.fs = "none";
+    REQUIRE(world.call(large));
+    world.run_for(1000);
+    if (world.kernel.pools.empty()) return;  // The power went.
+    auto& thins = pool_of(world).core.thins;
+    const auto thin = thins.find(world.store().find_volume("large")->thin_id);
+    if (thin != thins.end()) thin->second.mapped_blocks = mapped_blocks;
+}
+
+}  // namespace
+
+TEST_CASE("a large volume is given back in parts before it is deleted, and others get on meanwhile", "[manager]") {
+    World world({.seed = 1});
+    make_large_pool(world);
+    create_large(world, 100000);
+    CHECK(word(world.ask_once(remove("large"))) == "ok");
+    world.run_until([&] { return discards(world) > 2; });
+    CHECK(word(world.ask_once(create("a", "base"))) == "ok");
+    REQUIRE(world.call(remove_and_wait("a")));
+    world.run_until([&] { return world.store().unfinished_operations().empty(); });
+    CHECK(discards(world) == 9);  // 4096 at once, until 65536 are left.
+    check_quiet(world);
+}
+
+TEST_CASE("a small volume, a clone and a parent of clones are deleted at once", "[manager]") {
+    World world({.seed = 1});
+    make_large_pool(world);
+    SECTION("small") {
+        create_large(world, 65536);
+    }
+    SECTION("a parent") {
+        create_large(world, 100000);
+        REQUIRE(world.call(create("clone", "large")));
+    }
+    SECTION("a clone") {
+        create_large(world, 100000);
+        REQUIRE(world.call(create("clone", "large")));
+        REQUIRE(world.call(remove_and_wait("clone")));
+        CHECK(discards(world) == 0);
+        return;
+    }
+    REQUIRE(world.call(remove_and_wait("large")));
+    CHECK(discards(world) == 0);
+    check_quiet(world);
+}
+
+TEST_CASE("at a death or power cut of each step a large volume is there or goes", "[simulation]") {
+    die_everywhere(
+        GENERATE(false, true),
+        [](World& world) {
+            make_large_pool(world);
+            create_large(world, 75000);
+            REQUIRE(world.call(remove_and_wait("large")));
+        },
+        [](World& world) {
+            CHECK_FALSE(exists(world, "large"));
+            CHECK(exists(world, "base"));
+            check_quiet(world);
+        });
+}
+
 TEST_CASE("a list comes in pages, in the order of names, and its filter does not break the pages", "[manager]") {
     World world({.seed = 1});
     make_pool_and_base(world);

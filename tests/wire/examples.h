@@ -217,6 +217,14 @@ void for_each_device_message(Visitor&& visit) {
         visit,
         CreateSnap{.pool = pool, .thin_id = 43, .origin_id = 42, .origin_active = true, .activate_sectors = 1048576},
         {.verdict = example_verdict(), .torn = true, .resume_error_number = 5});
+    visit_message(visit,
+                  DiscardThin{.pool = pool,
+                              .thin_id = 42,
+                              .size_sectors = 20971520,
+                              .offset_sectors = 524288,
+                              .length_sectors = 524288,
+                              .at_once_sectors = 8388608},
+                  {.verdict = example_verdict(), .holders = {example_holder()}, .mapped_sectors = 12582912});
     visit_message(visit, DeleteThin{.pool = pool, .thin_id = 42},
                   {.verdict = example_verdict(), .holders = {example_holder()}});
     visit_message(visit, Activate{.pool = pool, .thin_id = 42, .size_sectors = 20971520, .read_only = true},
