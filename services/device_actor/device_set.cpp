@@ -288,7 +288,7 @@ Result<std::string> DeviceSet::put_together(const schemas::PoolSpec& spec, const
                       std::equal(table.begin(), table.end(), live.begin(), [](const auto& a, const auto& b) {
                           return a.type == b.type && a.sectors == b.sectors && a.parameters == b.parameters;
                       });
-    if (!same || info->suspended) {
+    if (created || !same || info->suspended) {
         int number = same ? 0 : dm_.load(device, table, false);
         if (number == 0) number = dm_.resume(device);
         if (number != 0) {

@@ -176,8 +176,12 @@ private:
         std::uint32_t attempts = 1;  // Copies of its command that may have been carried out.
         std::uint32_t deaths = 0;
         std::optional<std::uint32_t> thin_id;
-        bool emptied = false;               // A removal: what is left of its volume is deleted in one step.
-        std::uint64_t emptied_sectors = 0;  // Up to here its blocks were given back.
+        struct GivingBack {            // A removal's, of its volume.
+            bool done = false;         // What is left is deleted in one step.
+            std::uint64_t up_to = 0;   // Sectors.
+            std::uint64_t mapped = 0;  // Sectors, as it was last seen.
+            std::uint64_t part = 0;    // Sectors: the next one.
+        } giving_back = {};
         std::string waiting_for = "its turn";
         Signal ended;
         Task<void> task;

@@ -526,32 +526,33 @@ bool PoolManager::is_deleted_at_once(const Operation& operation, const VolumeRow
 // first, each followed by a rest as long as itself. True: there is nothing more to give back. Whatever fails here the
 // deletion meets as well, and says.
 Task<bool> PoolManager::give_back_part(Operation& operation) {
-    if (operation.emptied) co_return true;
+    Operation::GivingBack& giving = operation.giving_back;
+    if (giving.done) co_return true;
     const std::int64_t began_ms = now_.monotonic_ms;
     NameLock lock = co_await names_.acquire(thin_key(*operation.thin_id), LockMode::exclusive);
     const auto row = store_.volume(*operation.thin_id);
-    operation.emptied = is_deleted_at_once(operation, *row);
-    if (operation.emptied) co_return true;
+    giving.done = is_deleted_at_once(operation, *row);
+    if (giving.done) co_return true;
     const std::uint64_t block_sectors = pool_row_->spec.block_sectors;
-    schemas::DiscardThin command;
-    command.pool = pool_row_->spec.pool;
-    command.thin_id = row->thin_id;
-    command.size_sectors = row->size_sectors;
-    command.offset_sectors = operation.emptied_sectors;
-    command.length_sectors = std::min(kGivenBackBlocks * block_sectors, row->size_sectors - operation.emptied_sectors);
-    command.at_once_sectors = kDeletedAtOnceBlocks * block_sectors;
+    const std::uint64_t least_part = kGivenBackBlocks * block_sectors;
+    const std::uint64_t at_once = kDeletedAtOnceBlocks * block_sectors;
+    giving.part = std::min(std::max(giving.part, least_part), row->size_sectors - giving.up_to);
+    schemas::DiscardThin command{pool_row_->spec.pool, row->thin_id, row->size_sectors,
+                                 giving.up_to,         giving.part,  at_once};
     const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     Result<schemas::DiscardThin::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
     if (!reply) co_return reply.error();
-    devices_.erase(row->thin_id);
-    operation.emptied_sectors += command.length_sectors;
-    operation.emptied = take_verdict(operation, reply->verdict) != Outcome::done ||
-                        reply->mapped_sectors <= command.at_once_sectors ||
-                        operation.emptied_sectors >= row->size_sectors;
+    if (reply->verdict.error_number == 0) devices_.erase(row->thin_id);
+    giving.up_to += giving.part;
+    giving.done = take_verdict(operation, reply->verdict) != Outcome::done || reply->mapped_sectors <= at_once ||
+                  giving.up_to >= row->size_sectors;
     lock.release();
-    if (operation.emptied) co_return true;
+    if (giving.done) co_return true;
+    // Where there was nothing to give back, the next part may be larger.
+    giving.part = reply->mapped_sectors == giving.mapped ? std::min(giving.part * 2, at_once) : least_part;
+    giving.mapped = reply->mapped_sectors;
     operation.waiting_for =
-        fmt::format("its blocks to be given back: {} % are", operation.emptied_sectors * 100 / row->size_sectors);
+        fmt::format("its blocks to be given back: {} % are", giving.up_to * 100 / row->size_sectors);
     co_await sleep_ms(std::max(now_.monotonic_ms - began_ms, kLeastRestMs));
     co_return false;
 }

@@ -182,6 +182,15 @@ TEST_CASE("a pool's devices are found by their headers, whatever they are called
         machine.spec.devices[1].path = "/dev/nothing";
         REQUIRE(start(machine));
     }
+    SECTION("headers that give the metadata no room are refused") {
+        std::string block(4096, '\0');
+        REQUIRE(read_blocks(first.path(), 0, block) == 0);
+        DeviceHeader header = newest_header(block, block).value();
+        header.areas.metadata_sectors = 0;
+        ++header.sequence;
+        overwrite(first.path(), encode_header(header));
+        CHECK_FALSE(start(machine));
+    }
     SECTION("one that has become smaller is refused") {
         second.grow(kDiskSectors / 2);
         const auto refused = start(machine);
