@@ -188,10 +188,10 @@ struct ReadPoolStatus {
     MSGPACK_DEFINE_MAP(pool, superblock, status_only)
 };
 
-// Counts the times and thin ids of a loop pool's metadata anew, while nobody has it loaded: the n-th
-// volume gets thin id n + 1, the clock stands at the number of times that are left. The old metadata are
-// kept in DIR/pool/metadata.before-rewind. The new ones have transaction id `to`: where that is there
-// already, this has been done before. needs_repair: they cannot be read, or have other volumes.
+// Counts the times and thin ids of a loop pool's metadata anew, or of a pool's on whole devices, while nobody has it
+// loaded: the n-th volume gets thin id n + 1, the clock stands at the number of times that are left. The old metadata
+// are kept in DIR/pool/metadata.before-rewind, or in the other areas. The new ones have transaction id `to`: where that
+// is there already, this has been done before. needs_repair: they cannot be read, or have other volumes.
 struct RewindClock {
     static constexpr const char* kType = "device.rewind_clock";
     struct Reply {

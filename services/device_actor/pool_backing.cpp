@@ -262,11 +262,16 @@ Result<void> PoolBacking::use_copy(const std::string& name, const std::string& k
 
 // ---- metadata whose times are counted anew ---------------------------------------------------
 
-Result<std::string> PoolBacking::make_rewound_copy() const {
+Result<std::string> PoolBacking::make_rewound_copy(const schemas::PoolSpec& spec) const {
+    if (spec.backing == kDevicesBacking) return devices_.copy_place(spec, Place::make);
     return make_copy(rewound_file());
 }
 
-Result<void> PoolBacking::use_rewound_copy() const {
+Result<void> PoolBacking::use_rewound_copy(const schemas::PoolSpec& spec) const {
+    if (spec.backing == kDevicesBacking) {
+        TRY(devices_.use_copy(spec));
+        return {};
+    }
     TRY(delete_file(old_metadata_file()));  // An earlier rewind's, or a copy of this command's that died.
     return use_copy(rewound_file(), old_metadata_file());
 }

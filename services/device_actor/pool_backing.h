@@ -29,9 +29,9 @@ public:
 
     // A device over an empty file as large as a loop pool's metadata, for those that are counted anew; and that file,
     // written, in the place of the metadata, which are kept as `old_metadata_file`. At each moment one of them is
-    // there.
-    Result<std::string> make_rewound_copy() const;
-    Result<void> use_rewound_copy() const;
+    // there. Of whole devices it is the areas that do not have the metadata.
+    Result<std::string> make_rewound_copy(const schemas::PoolSpec& spec) const;
+    Result<void> use_rewound_copy(const schemas::PoolSpec& spec) const;
 
     // Half of it is never seen, and it does not get lost again.
     Result<void> record_uuid(const std::string& uuid) const;

@@ -390,10 +390,10 @@ Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPool
 Result<schemas::RewindClock::Reply> DeviceActor::rewind_clock(const schemas::RewindClock& command) {
     TRY(check_spec(command.spec));
     const DmDevice pool = TRY(pool_device(command.spec.pool));
-    if (command.spec.backing == kPairBacking || command.spec.backing == kDevicesBacking) {
-        return Error{Errc::unimplemented, "rewind: only where the metadata lie in a file (--loop) so far"};
+    if (command.spec.backing == kPairBacking) {
+        return Error{Errc::unimplemented, "rewind: not of a pool on two devices (--data, --metadata) so far"};
     }
-    if (command.spec.backing != kLoopBacking) {
+    if (command.spec.backing == kAdoptedBacking) {
         return Error{Errc::invalid_argument, "rewind: an adopted pool is its owner's to rewind"};
     }
     if (TRY(dm_.find(pool))) {

@@ -84,14 +84,14 @@ Result<void> LinuxHost::recount_metadata(const schemas::PoolSpec& spec, const Re
     TRY(run_tool({"thin_check", backing.metadata_path}));
     TRY(run_tool({"thin_dump", "-o", was.path(), backing.metadata_path}));
     TRY(recount(was.path(), wished.path(), wanted));
-    const std::string copy = TRY(backing_.make_rewound_copy());
+    const std::string copy = TRY(backing_.make_rewound_copy(spec));
     TRY(run_tool({"thin_restore", "-i", wished.path(), "-o", copy}));
     TRY(run_tool({"thin_check", copy}));
     TRY(run_tool({"thin_dump", "-o", became.path(), copy}));
     if (!TRY(same(wished.path(), became.path()))) {
         return Error{Errc::internal, "rewind: what was restored is not what was wanted; nothing was changed"};
     }
-    return backing_.use_rewound_copy();
+    return backing_.use_rewound_copy(spec);
 }
 
 }  // namespace cowslip

@@ -49,6 +49,13 @@ Task<void> PoolManager::pool_in_service(Operation& operation) {
     co_return {};
 }
 
+// ENXIO: the pool was put away when the command came to it, by a repair, say, and may be there again by now.
+Error activation_failed(int error_number, const std::string& subject) {
+    Error error = errno_error(error_number, fmt::format("activate '{}'", subject));
+    if (error_number != ENXIO) return error;
+    return Error{Errc::unavailable, error.message + ": its pool was not loaded; ask again"};
+}
+
 // ---- one thin device; the caller holds its thin key --------------------------------------------
 
 Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, bool read_only) {
@@ -86,7 +93,7 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
             co_return Error{Errc::needs_repair,
                             fmt::format("activate '{}': the pool has no thin id {}", operation.subject, row.thin_id)};
         }
-        co_return errno_error(reply->error_number, fmt::format("activate '{}'", operation.subject));
+        co_return activation_failed(reply->error_number, operation.subject);
     }
     Device& device = devices_[row.thin_id];
     device.path = reply->path;

@@ -135,7 +135,7 @@ Task<void> PoolManager::grow_device(Operation& operation, VolumeRow row) {
         if (!answered) continue;
         if (!reply) co_return reply.error();
         if (!reply->pool_status.empty()) take_status(operation, 0, reply->pool_status);
-        co_return errno_error(reply->error_number, fmt::format("grow the device of '{}'", operation.subject));
+        co_return activation_failed(reply->error_number, operation.subject);
     }
 }
 

@@ -163,14 +163,20 @@ meanwhile=swap_names
 use 'block devices of its own' ask pool grow --device "$other"
 meanwhile=true
 expect 'where its devices are' "['$other', '$one']" "$(field 'p["devices"]')"
-# The store is lost: one of its devices is named, and the other one is found.
+# Its metadata are written anew into the other areas.
 ask create kept
+write kept 'a text'
+ask cleanup
+ask pool rewind
+ask pool start
+expect 'a text after the rewind' 'a text' "$(read_back kept)"
+# The store is lost: one of its devices is named, and the other one is found.
 ask cleanup
 stop_services || fail 'the services did not end with 0'
 rm -r "$COWSLIP_STATE"/store/*
 services
 ask pool rebuild --device "$other"
-ask exists kept
+expect 'a text after the rebuild' 'a text' "$(read_back kept)"
 end_pool
 expect 'what is on the devices' '' "$(blkid -p "$one" "$other" || true)"
 for device in "$one" "$other"; do cmp --bytes=1048576 "$device" /dev/zero; done

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
 
+#include "common/names.h"
 #include "tests/simulation/requests.h"
 
 namespace cowslip::simulation {
@@ -391,6 +392,22 @@ TEST_CASE("at a death or power cut of each step a large volume is there or goes"
             CHECK(exists(world, "base"));
             check_quiet(world);
         });
+}
+
+TEST_CASE("who wants a volume while its pool is put away for a repair is told to ask again", "[manager]") {
+    // It was an internal error, where the answer came when the pool was in service again.
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(5000);  // Nothing is active.
+    const std::string uuid = world.store().pool()->spec.pool.uuid;
+    FakeDeviceMapper dm(world.kernel);
+    REQUIRE(dm.remove({pool_dm_name(uuid), pool_dm_uuid(uuid)}) == 0);
+    const Answer answer = world.ask_once(get("base"));
+    CHECK(word(answer) == "unavailable");
+    CHECK(answer.error->message.find("ask again") != std::string::npos);
+    REQUIRE(world.call(get("base")));
+    REQUIRE(world.call(put("base")));
+    check_quiet(world);
 }
 
 TEST_CASE("a list comes in pages, in the order of names, and its filter does not break the pages", "[manager]") {
