@@ -145,6 +145,14 @@ std::optional<std::uint32_t> parse_thin_dm_uuid(std::string_view pool_uuid, std:
     return id;
 }
 
+std::string new_uuid() {
+    std::array<unsigned char, 16> bytes{};
+    randombytes_buf(bytes.data(), bytes.size());
+    std::string text;
+    for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
+    return text;
+}
+
 bool is_pool_uuid(std::string_view text) {
     return text.size() == 32 && all_of(text, kHex);
 }

@@ -43,6 +43,7 @@ std::string thin_dm_uuid(std::string_view pool_uuid, std::uint32_t thin_id);
 std::optional<std::uint32_t> parse_thin_dm_uuid(std::string_view pool_uuid, std::string_view dm_uuid);
 
 bool is_pool_uuid(std::string_view text);  // 32 lower-case hex digits.
+std::string new_uuid();                    // Such, at random.
 
 // 24 bits, and 0 and 1 are our own internal devices.
 inline constexpr std::uint32_t kFirstThinId = 2;

@@ -21,10 +21,6 @@ constexpr int kShortOpenAttempts = 40;
 constexpr std::chrono::milliseconds kResumePause{100};
 constexpr int kResumeAttempts = 10;
 
-DmDevice thin_device(const schemas::PoolRef& pool, std::uint32_t thin_id) {
-    return {.name = thin_dm_name(pool.uuid, thin_id), .uuid = thin_dm_uuid(pool.uuid, thin_id)};
-}
-
 bool same(const DmTarget& live, const DmTarget& wanted) {
     return live.type == wanted.type && live.sectors == wanted.sectors && live.parameters == wanted.parameters;
 }
@@ -43,6 +39,10 @@ bool wants_activation(const schemas::CreateSnap& command, const Result<schemas::
 }
 
 }  // namespace
+
+DmDevice thin_device(const schemas::PoolRef& pool, std::uint32_t thin_id) {
+    return {.name = thin_dm_name(pool.uuid, thin_id), .uuid = thin_dm_uuid(pool.uuid, thin_id)};
+}
 
 CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& body) {
     CommandAnswer::Rest rest;

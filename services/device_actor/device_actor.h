@@ -25,6 +25,9 @@ namespace cowslip {
 inline constexpr std::size_t kMaxListed = 4096;  // Devices in one reply; then `more`.
 inline constexpr std::size_t kMaxHolders = 16;
 
+// As all of a pool's thins are called.
+DmDevice thin_device(const schemas::PoolRef& pool, std::uint32_t thin_id);
+
 class DeviceActor {
 public:
     DeviceActor(DeviceMapper& dm, Host& host) : dm_(dm), host_(host) {}

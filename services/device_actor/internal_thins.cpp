@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include "common/names.h"
 #include "common/thin_pool.h"
 #include "services/device_actor/checks.h"
 #include "services/device_actor/device_actor.h"
@@ -50,8 +49,7 @@ Result<schemas::FindFilesystem::Reply> DeviceActor::find_filesystem(const schema
     TRY(pool_device(command.pool));
     std::string bytes(kFilesystemProbeBytes, '\0');
     const auto look = [&](const std::string& path) { return host_.read_range(path, 0, bytes); };
-    const auto live = TRY(dm_.find({.name = thin_dm_name(command.pool.uuid, command.thin_id),
-                                    .uuid = thin_dm_uuid(command.pool.uuid, command.thin_id)}));
+    const auto live = TRY(dm_.find(thin_device(command.pool, command.thin_id)));
     schemas::FindFilesystem::Reply reply;
     if (live && live->live_table) {
         reply.error_number = look(TRY(dm_.ensure_node(*live)));
@@ -81,10 +79,8 @@ Result<schemas::DiscardThin::Reply> DeviceActor::discard_thin(const schemas::Dis
         reply.holders = std::move(removal.holders);
         return reply;
     }
-    const DmDevice thin{thin_dm_name(command.pool.uuid, command.thin_id),
-                        thin_dm_uuid(command.pool.uuid, command.thin_id)};
     const auto mapped = [&] {
-        const auto sectors = mapped_sectors({.device = thin});
+        const auto sectors = mapped_sectors({.device = thin_device(command.pool, command.thin_id)});
         return sectors && *sectors ? **sectors : 0;
     };
     const auto discard = [&](const std::string& path) {

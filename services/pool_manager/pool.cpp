@@ -99,14 +99,6 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
 
 }  // namespace
 
-std::string new_uuid() {
-    std::array<unsigned char, 16> bytes{};
-    randombytes_buf(bytes.data(), bytes.size());
-    std::string text;
-    for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
-    return text;
-}
-
 // ---- what the pool says ----------------------------------------------------------------------
 
 // Every status line ever read comes through here: an id outside the window means that store and

@@ -108,7 +108,6 @@ struct ManagerOptions {
 
 // not_found, or unavailable: with the command that makes one.
 Error no_pool_yet(Errc code);
-std::string new_uuid();  // 32 random hex digits.
 Error activation_failed(int error_number, const std::string& subject);
 Result<void> check_quota_label(const std::string& label);
 Result<void> check_quotas(const std::map<std::string, std::uint64_t>& quotas);

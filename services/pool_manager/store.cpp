@@ -5,7 +5,6 @@
 #include <ctime>
 
 #include <fmt/format.h>
-#include <sodium.h>
 
 #include "common/names.h"
 #include "common/thin_pool.h"
@@ -74,14 +73,6 @@ OperationType parse_operation_type(std::string_view word) {
     return OperationType::remove;  // The schema's CHECK allows no other word.
 }
 
-std::string random_hex() {
-    std::array<unsigned char, 16> bytes{};
-    randombytes_buf(bytes.data(), bytes.size());
-    std::string text;
-    for (const unsigned char byte : bytes) text += fmt::format("{:02x}", byte);
-    return text;
-}
-
 }  // namespace
 
 std::string format_time(std::int64_t milliseconds) {
@@ -127,7 +118,7 @@ Result<void> Store::migrate() {
         TRY(
             database_.execute(fmt::format("BEGIN IMMEDIATE; {} PRAGMA application_id={}; PRAGMA user_version={}; "
                                           "INSERT INTO host VALUES (1, '{}', '', 1, 0, 0); COMMIT;",
-                                          kStoreSql, kApplicationId, kVersion, random_hex())));
+                                          kStoreSql, kApplicationId, kVersion, new_uuid())));
         made_now_ = true;
         return {};
     }
@@ -195,7 +186,7 @@ Result<void> Store::mark_restored() {
     TRY(database_.query("DELETE FROM quarantine WHERE EXISTS (SELECT 1 FROM pool WHERE state = 'formatting')").run());
     TRY(database_.query("DELETE FROM pool WHERE state = 'formatting'").run());
     TRY(database_.query("UPDATE host SET store_uuid = ?, restored = (SELECT count(*) FROM pool)")
-            .bind(random_hex())
+            .bind(new_uuid())
             .run());
     const auto row = pool();
     return append_event("store.restored", row ? row->name : "", {});
@@ -307,7 +298,7 @@ Result<void> Store::begin_anew() {
     TRY(database_.query("DELETE FROM volume").run());
     TRY(database_.query("DELETE FROM request WHERE reply IS NULL").run());
     TRY(delete_pool());
-    return database_.query("UPDATE host SET store_uuid = ?, restored = 0").bind(random_hex()).run();
+    return database_.query("UPDATE host SET store_uuid = ?, restored = 0").bind(new_uuid()).run();
 }
 
 Result<std::uint32_t> Store::spend_thin_id() {
