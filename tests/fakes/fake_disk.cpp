@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <stdexcept>
 
@@ -21,6 +22,17 @@ struct Content {
     std::set<std::size_t> dirty;  // Pages to be written by the next sync.
     std::set<std::size_t> lost;   // Clean, and not on the disk: their sync has failed.
 };
+
+using Names = std::map<std::string, std::shared_ptr<Content>>;
+
+std::shared_ptr<Content> content_of(const std::string& bytes) {
+    return std::make_shared<Content>(Content{bytes, bytes, {}, {}});
+}
+
+std::string_view folder_of(std::string_view file) {
+    const std::size_t slash = file.rfind('/');
+    return slash == std::string_view::npos ? "" : file.substr(0, slash);
+}
 
 // A page of `text`, with zeros for what is beyond its end.
 std::string page_of(const std::string& text, std::size_t number) {
@@ -43,7 +55,8 @@ void put_page(std::string& text, std::size_t number, const std::string& page) {
 struct FakeDisk::State {
     sqlite3_vfs vfs{};
     std::string name;
-    std::map<std::string, Content> files;
+    Names files;
+    Names files_on_disk;  // As its folders have them; by now they may have other names, or none.
     std::uint64_t life = 0;
     std::map<DiskCall, std::uint64_t> calls;
     std::optional<DiskFault> fault;
@@ -61,17 +74,23 @@ struct FakeDisk::State {
         if (!fault->for_ever) fault.reset();
         return true;
     }
+    void sync_folder_of(std::string_view file) {
+        const auto is_beside = [&](const auto& entry) { return folder_of(entry.first) == folder_of(file); };
+        std::erase_if(files_on_disk, is_beside);
+        std::copy_if(files.begin(), files.end(), std::inserter(files_on_disk, files_on_disk.end()), is_beside);
+    }
 };
 
 namespace {
 
-// What SQLite has open. A temporary file has its content here.
+// What SQLite has open.
 struct OpenFile {
     sqlite3_file base;
     void* state;
     std::uint64_t life;
-    Content* content;
-    Content* temporary;
+    std::shared_ptr<Content>* content;  // Also after its name is gone.
+    const char* name;                   // Null: a temporary file.
+    bool syncs_folder;                  // With its next sync.
 };
 
 }  // namespace
@@ -84,14 +103,15 @@ struct FakeDiskCalls {
     static bool is_dead(const OpenFile& file) { return state_of(file).life != file.life; }
 
     static int close(sqlite3_file* file) {
-        delete open_file(file).temporary;
+        delete open_file(file).content;
         return SQLITE_OK;
     }
+    static Content& content_of(const OpenFile& file) { return **file.content; }
     static int read(sqlite3_file* file, void* to, int size, sqlite3_int64 offset) {
         OpenFile& open = open_file(file);
         if (is_dead(open)) return SQLITE_IOERR_READ;
-        if (open.temporary == nullptr && state_of(open).fails(DiskCall::read)) return SQLITE_IOERR_READ;
-        const std::string& text = open.content->cache;
+        if (open.name != nullptr && state_of(open).fails(DiskCall::read)) return SQLITE_IOERR_READ;
+        const std::string& text = content_of(open).cache;
         const auto wanted = static_cast<std::size_t>(size);
         const std::size_t begin = std::min(static_cast<std::size_t>(offset), text.size());
         const std::size_t there = std::min(wanted, text.size() - begin);
@@ -103,28 +123,28 @@ struct FakeDiskCalls {
     static int write(sqlite3_file* file, const void* from, int size, sqlite3_int64 offset) {
         OpenFile& open = open_file(file);
         if (is_dead(open)) return SQLITE_OK;
-        if (open.temporary == nullptr) {
+        if (open.name != nullptr) {
             const bool full = state_of(open).fault && state_of(open).fault->full;
             if (state_of(open).fails(DiskCall::write)) return full ? SQLITE_FULL : SQLITE_IOERR_WRITE;
         }
         const auto begin = static_cast<std::size_t>(offset);
         const auto end = begin + static_cast<std::size_t>(size);
-        std::string& text = open.content->cache;
+        std::string& text = content_of(open).cache;
         if (text.size() < end) text.resize(end, '\0');
         std::memcpy(text.data() + begin, from, end - begin);
-        for (std::size_t page = begin / kPage; page * kPage < end; ++page) open.content->dirty.insert(page);
+        for (std::size_t page = begin / kPage; page * kPage < end; ++page) content_of(open).dirty.insert(page);
         return SQLITE_OK;
     }
     static int truncate(sqlite3_file* file, sqlite3_int64 size) {
         OpenFile& open = open_file(file);
         if (is_dead(open)) return SQLITE_OK;
-        open.content->cache.resize(static_cast<std::size_t>(size), '\0');
+        content_of(open).cache.resize(static_cast<std::size_t>(size), '\0');
         return SQLITE_OK;
     }
     static int sync(sqlite3_file* file, int /*flags*/) {
         OpenFile& open = open_file(file);
-        if (is_dead(open) || open.temporary != nullptr) return SQLITE_OK;
-        Content& content = *open.content;
+        if (is_dead(open) || open.name == nullptr) return SQLITE_OK;
+        Content& content = content_of(open);
         if (state_of(open).fails(DiskCall::sync)) {
             content.lost.merge(content.dirty);
             content.dirty.clear();
@@ -136,10 +156,11 @@ struct FakeDiskCalls {
             content.lost.erase(page);
         }
         content.dirty.clear();
+        if (std::exchange(open.syncs_folder, false)) state_of(open).sync_folder_of(open.name);
         return SQLITE_OK;
     }
     static int size(sqlite3_file* file, sqlite3_int64* size) {
-        *size = static_cast<sqlite3_int64>(open_file(file).content->cache.size());
+        *size = static_cast<sqlite3_int64>(content_of(open_file(file)).cache.size());
         return SQLITE_OK;
     }
     static int lock(sqlite3_file* /*file*/, int /*level*/) { return SQLITE_OK; }
@@ -183,15 +204,22 @@ struct FakeDiskCalls {
         opened.base.pMethods = &methods;
         opened.state = &state;
         opened.life = state.life;
-        opened.temporary = name == nullptr ? new Content : nullptr;
-        opened.content = name == nullptr ? opened.temporary : &state.files[name];
+        opened.name = name;
+        std::shared_ptr<Content> content = name == nullptr ? nullptr : state.files[name];
+        if (!content) content = std::make_shared<Content>();
+        if (name != nullptr) state.files[name] = content;
+        opened.content = new std::shared_ptr<Content>(std::move(content));
+        constexpr int kJournals = SQLITE_OPEN_WAL | SQLITE_OPEN_MAIN_JOURNAL | SQLITE_OPEN_SUPER_JOURNAL;
+        opened.syncs_folder = (flags & SQLITE_OPEN_CREATE) != 0 && (flags & kJournals) != 0;
         if (out_flags != nullptr) *out_flags = flags;
         return SQLITE_OK;
     }
-    static int remove(sqlite3_vfs* vfs, const char* name, int /*sync_folder*/) {
+    static int remove(sqlite3_vfs* vfs, const char* name, int sync_folder) {
         auto& state = *static_cast<State*>(vfs->pAppData);
         if (state.nobody) return SQLITE_OK;  // The close of a connection whose process was killed.
-        return state.files.erase(name) == 0 ? SQLITE_IOERR_DELETE_NOENT : SQLITE_OK;
+        if (state.files.erase(name) == 0) return SQLITE_IOERR_DELETE_NOENT;
+        if (sync_folder != 0) state.sync_folder_of(name);
+        return SQLITE_OK;
     }
     static int access(sqlite3_vfs* vfs, const char* name, int /*flags*/, int* there) {
         *there = static_cast<State*>(vfs->pAppData)->files.count(name) != 0 ? 1 : 0;
@@ -212,7 +240,8 @@ public:
     std::vector<StoreFile> list(const std::string& folder) override {
         std::vector<StoreFile> found;
         for (const auto& [name, content] : disk_.state_->files) {
-            if (name.starts_with(folder + "/")) found.push_back({name.substr(folder.size() + 1), content.cache.size()});
+            if (name.starts_with(folder + "/"))
+                found.push_back({name.substr(folder.size() + 1), content->cache.size()});
         }
         return found;
     }
@@ -222,9 +251,13 @@ public:
         const auto found = disk_.state_->files.find(from);
         if (found == disk_.state_->files.end()) return Error{Errc::internal, "put in place: there is no such file"};
         if (disk_.state_->fails(DiskCall::sync)) return Error{Errc::internal, "sync: Input/output error"};
-        const std::string bytes = found->second.cache;
-        disk_.state_->files[to] = {bytes, bytes, {}, {}};
-        disk_.state_->files.erase(from);
+        const std::shared_ptr<Content> content = found->second;
+        content->disk = content->cache;
+        content->dirty.clear();
+        content->lost.clear();
+        disk_.state_->files.erase(found);
+        disk_.state_->files[to] = content;
+        if (!disk_.folders_not_synced) disk_.state_->sync_folder_of(to);
         return {};
     }
     void remove(const std::string& file) override { disk_.state_->files.erase(file); }
@@ -283,13 +316,17 @@ void FakeDisk::kill() {
 
 void FakeDisk::cut_power() {
     kill();
-    for (auto& [name, content] : state_->files) content = {content.disk, content.disk, {}, {}};
+    state_->files.clear();
+    for (auto& [name, content] : state_->files_on_disk) {
+        content = content_of(content->disk);
+        state_->files[name] = content;
+    }
 }
 
 void FakeDisk::drop_clean_pages(const std::string& file) {
     const auto found = state_->files.find(file);
     if (found == state_->files.end()) return;
-    Content& content = found->second;
+    Content& content = *found->second;
     for (const std::size_t page : std::exchange(content.lost, {})) {
         if (!content.dirty.contains(page)) put_page(content.cache, page, page_of(content.disk, page));
     }
@@ -297,17 +334,18 @@ void FakeDisk::drop_clean_pages(const std::string& file) {
 
 FakeDisk::Image FakeDisk::image() const {
     Image image;
-    for (const auto& [name, content] : state_->files) image[name] = content.cache;
+    for (const auto& [name, content] : state_->files) image[name] = content->cache;
     return image;
 }
 
 void FakeDisk::put(const Image& image) {
     state_->files.clear();
-    for (const auto& [name, bytes] : image) state_->files[name] = {bytes, bytes, {}, {}};
+    for (const auto& [name, bytes] : image) state_->files[name] = content_of(bytes);
+    state_->files_on_disk = state_->files;
 }
 
 std::string& FakeDisk::on_disk(const std::string& file) {
-    return state_->files.at(file).disk;
+    return state_->files.at(file)->disk;
 }
 
 bool FakeDisk::has(const std::string& file) const {

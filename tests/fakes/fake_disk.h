@@ -3,6 +3,8 @@
 // What it models: a process that dies leaves the cache as it is; a power cut leaves what was synced. A sync that fails
 // leaves its pages in the cache, marked clean: they are read as if they were on the disk, no later sync writes them,
 // and only dropping the clean pages shows what the disk has (ATC'20, "Can applications recover from fsync failures?").
+// A file that is made, renamed or removed is so after a power cut only if its folder was synced since; SQLite does that
+// for its log, and for nothing else.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +46,7 @@ public:
     void cut_power();
 
     void drop_clean_pages(const std::string& file);
+    bool folders_not_synced = false;         // Whoever puts a file in its place forgets to.
     std::uint64_t free_bytes = 1ULL << 40U;  // As the files beside the store are told.
 
     // All files as they are read, by name; to be put back when nobody has them open.

@@ -36,6 +36,10 @@ Result<void> wrapped_set_reply(Store*, std::string_view, std::string_view, std::
     "__wrap__ZN7cowslip5Store9set_replyESt17basic_string_viewIcSt11char_traitsIcEES4_S4_");
 Result<void> real_set_planned(Store*, std::uint64_t) __asm__("__real__ZN7cowslip5Store11set_plannedEm");
 Result<void> wrapped_set_planned(Store*, std::uint64_t) __asm__("__wrap__ZN7cowslip5Store11set_plannedEm");
+Result<void> real_mark_restored(Store*) __asm__("__real__ZN7cowslip5Store13mark_restoredEv");
+Result<void> wrapped_mark_restored(Store*) __asm__("__wrap__ZN7cowslip5Store13mark_restoredEv");
+bool real_is_restored(Store*) __asm__("__real__ZN7cowslip5Store11is_restoredEv");
+bool wrapped_is_restored(Store*) __asm__("__wrap__ZN7cowslip5Store11is_restoredEv");
 std::uint64_t real_enqueue(NameQueue*, std::vector<LockRequest>) __asm__(
     "__real__ZN7cowslip9NameQueue7enqueueESt6vectorINS_11LockRequestESaIS2_EE");
 std::uint64_t wrapped_enqueue(NameQueue*, std::vector<LockRequest>) __asm__(
@@ -67,7 +71,11 @@ Outcome wrapped_judge(int error_number, std::string_view status, std::uint64_t c
 }
 
 bool wrapped_commit(Database* database) {
-    if (!std::exchange(late, false)) return real_commit(database);
+    if (!std::exchange(late, false)) {
+        const bool committed = real_commit(database);
+        if (simulation::mutant("synchronous_normal")) static_cast<void>(database->execute("PRAGMA synchronous=NORMAL"));
+        return committed;
+    }
     database->release_savepoint();
     return true;
 }
@@ -94,6 +102,15 @@ Result<void> wrapped_set_reply(Store* store, std::string_view id, std::string_vi
 Result<void> wrapped_set_planned(Store* store, std::uint64_t planned) {
     if (simulation::mutant("swap_before_planned")) late = true;
     return real_set_planned(store, planned);
+}
+
+Result<void> wrapped_mark_restored(Store* store) {
+    if (simulation::mutant("restore_unmarked")) return {};
+    return real_mark_restored(store);
+}
+
+bool wrapped_is_restored(Store* store) {
+    return !simulation::mutant("restored_believed") && real_is_restored(store);
 }
 
 std::uint64_t wrapped_enqueue(NameQueue* queue, std::vector<LockRequest> set) {

@@ -14,7 +14,8 @@
 
 namespace cowslip::simulation {
 
-// Is it that one which COWSLIP_MUTANT names?
+// Is it that one which COWSLIP_MUTANT names? Asked elsewhere too: actors_not_asked and resend_on_timeout are the
+// world's, folder_not_synced (a backup has its name, and the name is not durable) is the disk's.
 bool mutant(std::string_view name);
 
 class MutableDeviceMapper : public FakeDeviceMapper {

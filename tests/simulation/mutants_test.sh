@@ -7,14 +7,15 @@ shift
 mutants=("$@")
 if ((${#mutants[@]} == 0)); then
   mutants=(no_status_check only_rw_counts eexist_adopted first_eexist_retried id_reused pool_first answer_before_commit
-    swap_before_planned heads_not_only no_suspend no_uuid no_rmdir resend_on_timeout actors_not_asked label_only
-    sync_believed)
+    swap_before_planned synchronous_normal heads_not_only no_suspend no_uuid no_rmdir resend_on_timeout actors_not_asked
+    label_only sync_believed folder_not_synced restore_unmarked restored_believed)
 fi
 
 export COWSLIP_SEEDS=300
 # The cases of the protocol itself: those of what came behind it take longer, and break no rule of these first.
 protocol='~[identity]~[verdict]~[rebuild]~[repair]~[store]~[fsck]~[lifetime]'
-declare -A others=([label_only]='[verdict]' [sync_believed]='[repair]')
+declare -A others=([label_only]='[verdict]' [sync_believed]='[repair]' [folder_not_synced]='[backup]'
+  [restore_unmarked]='[restore]' [restored_believed]='[restore]')
 survived=()
 for mutant in "" "${mutants[@]}"; do
   begun=$EPOCHREALTIME

@@ -160,6 +160,26 @@ TEST_CASE("a death or a power cut at any turn of a backup leaves a whole one or 
     }
 }
 
+TEST_CASE("a backup that was answered is there after a power cut, and so is the one before it",
+          "[simulation][backup]") {
+    World world(few_pages_a_turn());
+    make_pool_and_base(world);
+    Names told;
+    for (int i = 0; i < 3; ++i) {
+        const auto copy = world.call(schemas::StoreBackup{});
+        REQUIRE(copy);
+        told.push_back(file_of(*copy));
+        world.cut_power();
+        for (const std::string& file : told) {
+            CAPTURE(i, file);
+            REQUIRE(world.disk.has(file));
+            CHECK(volumes_in(world, file) == Names{"base"});
+        }
+    }
+    CHECK(world.call(schemas::StoreList{})->backups.size() == 3);
+    check_quiet(world);
+}
+
 TEST_CASE("with a backup goes a dump of the pool's metadata, as many as backups", "[simulation][backup]") {
     World world(few_pages_a_turn());
     make_pool_and_base(world);

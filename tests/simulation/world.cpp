@@ -20,6 +20,7 @@ constexpr std::size_t kHistory = 4000;
 World::World(Options options) : kernel(options.kernel), options_(options), random_(options.seed) {
     spdlog::set_level(spdlog::level::off);  // The history says more.
     if (!options.store.empty()) disk.put(options.store);
+    disk.folders_not_synced = mutant("folder_not_synced");
     kernel.before_effect = [this](const std::string& effect) {
         note("effect " + effect);
         maybe_fail_a_commit();
