@@ -24,7 +24,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kRetryFirst = 20ms;
 constexpr std::chrono::milliseconds kRetryMost = 100ms;
-constexpr std::chrono::milliseconds kConnectMost = 2s;
+constexpr std::chrono::milliseconds kConnectMost = 10s;
 constexpr std::chrono::milliseconds kIdleWait = 60s;
 constexpr std::chrono::milliseconds kLastReplyMost = 1s;
 
@@ -255,13 +255,16 @@ Result<void> serve_manager(BusContext& context, const ActorLock& lock, const Act
     auto pause = kRetryFirst;
     while (!readable(session.stop_fd)) {
         TRY(check_lock_is_seen(lock));
+        const auto begun = Clock::now();
         auto socket = open_session(context, lock, session);
         if (!socket) {
             if (socket.error().message != complaint) {
                 spdlog::warn("event=no_manager incarnation={} error='{}'", lock.incarnation(), socket.error().message);
             }
             complaint = socket.error().message;
-            wait_readable({}, {&session.stop_fd, 1}, pause);
+            // A manager that is slow to let us in has others to let in, too: those who soon come again make it slower.
+            const auto took = std::chrono::ceil<std::chrono::milliseconds>(Clock::now() - begun);
+            wait_readable({}, {&session.stop_fd, 1}, std::max(pause, took));
             pause = std::min(pause * 2, kRetryMost);
             continue;
         }

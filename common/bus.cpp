@@ -79,7 +79,7 @@ using namespace std::chrono_literals;
 
 constexpr std::chrono::milliseconds kReconnectFirst{20};
 constexpr std::chrono::milliseconds kReconnectMost{500};
-constexpr std::chrono::milliseconds kHandshakeMost{1000};
+constexpr std::chrono::milliseconds kHandshakeMost{10000};  // Of a machine that is slow and has many to serve.
 constexpr int kBacklog = 128;
 // How many bad messages one call of ours throws away before it lets its caller go on.
 constexpr int kMostDropsPerCall = 64;

@@ -2,8 +2,11 @@
 #include "common/actor_session.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -143,6 +146,25 @@ CommandHandler echo() {
 }
 
 }  // namespace
+
+TEST_CASE("an actor does not press a manager that is slow to let it in", "[actor]") {
+    // Bug: of 33 actors on a slow machine each gave up after a second and began anew, and so none was ever let in.
+    const TemporaryFolder folder;
+    const int listener = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    (folder / "actors.sock").copy(address.sun_path, sizeof(address.sun_path) - 1);
+    REQUIRE(::bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
+    REQUIRE(::listen(listener, 16) == 0);
+    const RunningActor actor(folder, [](std::string_view, const msgpack::object&) { return CommandAnswer(""); });
+    // It looks who listens, and then connects for good: and has no word from us.
+    const int look = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+    const int session = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+    REQUIRE((look >= 0 && session >= 0));
+    pollfd again{listener, POLLIN, 0};
+    CHECK(::poll(&again, 1, 4000) == 0);
+    for (const int fd : {look, session, listener}) ::close(fd);
+}
 
 TEST_CASE("an actor's lock file has its name, its mode, and is locked from the moment it is seen", "[actor]") {
     const TemporaryFolder folder;
