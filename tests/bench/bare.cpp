@@ -4,20 +4,17 @@
 // udev. The base must not be active. Prints JSON; times are in milliseconds.
 #include <fcntl.h>
 #include <libdevmapper.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <numeric>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,7 +22,7 @@
 #include <CLI/CLI.hpp>
 
 #include "common/result.h"
-#include "tests/bench/gate.h"
+#include "tests/bench/workers.h"
 
 namespace {
 
@@ -33,7 +30,9 @@ using cowslip::Errc;
 using cowslip::errno_error;
 using cowslip::Error;
 using cowslip::Gate;
+using cowslip::percentile;
 using cowslip::Result;
+using cowslip::Workers;
 using Clock = std::chrono::steady_clock;
 
 struct Options {
@@ -179,8 +178,7 @@ private:
     std::string file_;
 };
 
-// `times` are those of all workers.
-Result<void> work(const Options& options, unsigned number, Times* times, Gate& gate) {
+Result<void> work(const Options& options, unsigned number, std::span<Times> times, Gate& gate) {
     // libdevmapper is not to be shared with the parent: its descriptor is opened here.
     dm_udev_set_sync_support(0);
     dm_udev_set_checking(0);
@@ -189,64 +187,35 @@ Result<void> work(const Options& options, unsigned number, Times* times, Gate& g
     TRY(worker.prepare());
     gate.ready_and_wait();
     Result<void> result;
-    for (unsigned i = 0; i < options.cycles && result; ++i) {
-        const auto cycle = worker.cycle();
-        if (cycle) {
-            times[number * options.cycles + i] = *cycle;
-        } else {
-            result = cycle.error();
+    for (Times& cycle : times) {
+        const auto taken = worker.cycle();
+        if (!taken) {
+            result = taken.error();
+            break;
         }
+        cycle = *taken;
     }
     worker.tidy();
     return result;
 }
 
-// Forks the workers, lets them begin together, and waits for them. The seconds that they took.
-Result<double> run_workers(const Options& options, Times* times) {
-    Gate gate;
-    TRY(gate.open());
-    std::vector<pid_t> pids;
-    for (unsigned number = 0; number < options.workers; ++number) {
-        const pid_t pid = fork();
-        if (pid < 0) return errno_error(errno, "fork");
-        if (pid == 0) {
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            const auto result = work(options, number, times, gate);
-            if (!result) fmt::print(stderr, "worker {}: {}\n", number, result.error().message);
-            _exit(result ? 0 : 1);
-        }
-        pids.push_back(pid);
-    }
-    gate.wait_for_ready();
-    const auto start = Clock::now();
-    gate.let_go();
-    bool failed = false;
-    for (const pid_t pid : pids) {
-        int status = 0;
-        failed = waitpid(pid, &status, 0) != pid || status != 0 || failed;
-    }
-    const std::chrono::duration<double> seconds = Clock::now() - start;
-    if (failed) return Error{Errc::internal, "a worker failed"};
-    return seconds.count();
-}
-
-double percentile(std::vector<double> values, double part) {
-    std::sort(values.begin(), values.end());
-    return values[static_cast<std::size_t>(part * static_cast<double>(values.size() - 1) + 0.5)];
-}
-
 Result<void> run(const Options& options) {
-    const std::size_t count = std::size_t{options.workers} * options.cycles;
-    void* memory = mmap(nullptr, count * sizeof(Times), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return errno_error(errno, "mmap");
-    const auto* times = static_cast<Times*>(memory);
-    const double seconds = TRY(run_workers(options, static_cast<Times*>(memory)));
+    auto workers = TRY(Workers<Times>::fork(
+        options.workers, options.cycles,
+        [&](unsigned number, std::span<Times> times, Gate& gate) { return work(options, number, times, gate); }));
+    workers.wait_for_ready();
+    const auto start = Clock::now();
+    workers.let_go();
+    TRY(workers.wait());
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const std::span<const Times> times = workers.results();
+    const std::size_t count = times.size();
 
     fmt::print("{{\"workers\": {}, \"cycles\": {}, \"cycles_per_second\": {:.3f}", options.workers, count,
                static_cast<double>(count) / seconds);
     for (std::size_t step = 0; step <= kCycle; ++step) {
         std::vector<double> values;
-        for (std::size_t i = 0; i < count; ++i) values.push_back(times[i][step]);
+        for (const Times& cycle : times) values.push_back(cycle[step]);
         const char* name = step == kCycle ? "cycle" : kSteps[step];
         fmt::print(", \"{0}_p50_ms\": {1:.3f}, \"{0}_p99_ms\": {2:.3f}", name, percentile(values, 0.5),
                    percentile(values, 0.99));

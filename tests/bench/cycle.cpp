@@ -3,17 +3,14 @@
 // step and for the sum of the replies; cycles per second until nothing is left behind the replies;
 // and counts per cycle. The same steps as cowslip-bench-bare.
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <csignal>
 #include <fstream>
 #include <iostream>
+#include <span>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -24,7 +21,7 @@
 
 #include "common/client.h"
 #include "schemas/pool_manager.h"
-#include "tests/bench/gate.h"
+#include "tests/bench/workers.h"
 
 namespace {
 
@@ -38,6 +35,7 @@ struct Options {
     unsigned workers = 1;
     unsigned cycles = 50;
     bool two_requests = false;
+    bool no_write = false;
 };
 
 constexpr std::array kSteps{"create", "get", "write", "put", "rm"};
@@ -78,7 +76,7 @@ Result<Times> one_cycle(Client& client, const Options& options, const std::strin
         path = TRY(client.call(get, kTimeout)).path;
     }
     done(1);
-    TRY(write_4k(path));
+    if (!options.no_write) TRY(write_4k(path));
     done(2);
     schemas::VolumePut put;
     put.id = id;
@@ -97,22 +95,17 @@ Result<Times> one_cycle(Client& client, const Options& options, const std::strin
 
 // The worker is connected before it says that it is ready, and the clock runs when all may begin: as it is for the
 // bare program, whose workers have device-mapper open.
-Result<void> work(const Options& options, unsigned worker, Times* results, Gate& gate) {
+Result<void> work(const Options& options, unsigned worker, std::span<Times> results, Gate& gate) {
     BusContext context;
     auto client = TRY(Client::connect(context, options.socket));
     schemas::VolumeExists exists;
     exists.id = options.base;
     TRY(client.call(exists, kTimeout));
     gate.ready_and_wait();
-    for (unsigned i = 0; i < options.cycles; ++i) {
+    for (std::size_t i = 0; i < results.size(); ++i) {
         results[i] = TRY(one_cycle(client, options, fmt::format("bench-{}-{}", worker, i)));
     }
     return {};
-}
-
-double percentile(std::vector<double> values, double part) {
-    std::sort(values.begin(), values.end());
-    return values[static_cast<std::size_t>(part * static_cast<double>(values.size() - 1))];
 }
 
 // A metadata commit of dm-thin flushes the metadata device twice.
@@ -132,49 +125,27 @@ Result<schemas::SystemStatus::Reply> settled(Client& client) {
 }
 
 Result<int> run(const Options& options) {
-    const std::size_t count = std::size_t{options.workers} * options.cycles;
-    void* shared = ::mmap(nullptr, count * sizeof(Times), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (shared == MAP_FAILED) return errno_error(errno, "mmap");
-    auto* results = static_cast<Times*>(shared);
-    Gate gate;
-    TRY(gate.open());
-    std::vector<pid_t> children;
-    for (unsigned worker = 0; worker < options.workers; ++worker) {
-        const pid_t child = ::fork();
-        if (child < 0) return errno_error(errno, "fork");
-        if (child > 0) {
-            children.push_back(child);
-            continue;
-        }
-        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-        const auto worked = work(options, worker, results + std::size_t{worker} * options.cycles, gate);
-        if (!worked) std::cerr << "cowslip-bench-cycle: " << worked.error().message << '\n';
-        ::_exit(worked ? 0 : 1);
-    }
+    auto workers = TRY(Workers<Times>::fork(
+        options.workers, options.cycles,
+        [&](unsigned worker, std::span<Times> results, Gate& gate) { return work(options, worker, results, gate); }));
     // Only now: a context has threads, and those do not survive a fork.
     BusContext context;
     auto client = TRY(Client::connect(context, options.socket));
-    gate.wait_for_ready();
+    workers.wait_for_ready();
     auto before = TRY(settled(client));
     const std::uint64_t commits = metadata_commits(options.metadata_device);
     const auto start = Clock::now();
-    gate.let_go();
-    bool failed = false;
-    for (const pid_t child : children) {
-        int status = 0;
-        ::waitpid(child, &status, 0);
-        failed = failed || status != 0;
-    }
+    workers.let_go();
+    TRY(workers.wait());
     const auto after = TRY(settled(client));
     const double seconds = since(start) / 1000;
-    if (failed) return Error{Errc::internal, "a worker failed"};
 
-    const auto cycles = static_cast<double>(count);
+    const auto cycles = static_cast<double>(workers.results().size());
     std::ostringstream out;
     out << "{";
     for (std::size_t step = 0; step <= kSteps.size(); ++step) {
         std::vector<double> values;
-        for (std::size_t i = 0; i < count; ++i) values.push_back(results[i][step]);
+        for (const Times& cycle : workers.results()) values.push_back(cycle[step]);
         out << fmt::format("\"{0}_p50\":{1:.2f},\"{0}_p99\":{2:.2f},",
                            step == kSteps.size() ? "request_path" : kSteps[step], percentile(values, 0.5),
                            percentile(values, 0.99));
@@ -201,6 +172,7 @@ int main(int argc, char** argv) {
     app.add_option("--metadata-device", options.metadata_device, "name below /sys/block, for its flushes");
     app.add_option("--workers", options.workers, "processes at once")->check(CLI::Range(1, 256));
     app.add_option("--cycles", options.cycles, "of each process")->check(CLI::Range(1, 100000));
+    app.add_flag("--no-write", options.no_write, "the mounts are not real: nothing is written");
     app.add_flag("--two-requests", options.two_requests, "create --get and put --rm");
     CLI11_PARSE(app, argc, argv);
     const auto status = run(options);
