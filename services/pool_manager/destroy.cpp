@@ -112,7 +112,7 @@ Task<std::string> PoolManager::carry_out_destroy(Operation& operation) {
     schemas::DiscardPool command{
         pool_row_->spec, pool_row_->planned, {schemas::kLabelThinId, schemas::kBackupsThinId}, pool_row_->confirmed};
     if (pool_row_->spec.backing == "adopted") {
-        for (const VolumeRow& row : store_.thin_ids()) command.thin_ids.push_back(row.thin_id);
+        for (const ThinRow& row : store_.thin_ids()) command.thin_ids.push_back(row.thin_id);
     }
     Result<schemas::PoolState> discarded = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     Result<void> written = store_.delete_operation(operation.number);

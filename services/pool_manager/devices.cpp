@@ -189,14 +189,35 @@ Task<void> PoolManager::end_mount(Operation& operation, std::uint32_t thin_id, b
     if (mounted) {
         Result<void> away = co_await unmount(operation, thin_id, force);
         if (!away) co_return away.error();
-        schemas::ReadPoolStatus command{pool_row_->spec.pool, false, true};
-        Result<schemas::PoolState> seen = co_await tell(operation, ActorKind::device, Urgency::watching, command);
-        pool_.intact = false;
-        if (seen) take_status(operation, 0, seen->status);
+        Result<void> looked = co_await look_whether_intact(operation);
+        if (!looked) pool_.intact = false;
     }
     if (pool_.intact) co_return {};
     fact("volume.writes_lost", operation.subject, {{"error", "the pool could not write its metadata"}});
     if (!force) co_return lost;
+    co_return {};
+}
+
+// By a status that was asked for from now on: one does for all who wait for it.
+Task<void> PoolManager::look_whether_intact(Operation& operation) {
+    const std::uint64_t now = commands_told_;
+    while (status_told_ <= now) {
+        if (looking_) {
+            operation.waiting_for = schemas::ReadPoolStatus::kType;
+            co_await looked_.wait();
+            continue;
+        }
+        schemas::ReadPoolStatus command{pool_row_->spec.pool, false, true};
+        looking_ = true;
+        Result<schemas::PoolState> seen = co_await tell(operation, ActorKind::device, Urgency::watching, command);
+        looking_ = false;
+        looked_.notify_all();
+        if (!seen) co_return seen.error();
+        const auto status = parse_thin_pool_status(seen->status);
+        if (!status) co_return status.error();
+        take_status(operation, 0, seen->status);
+        status_told_ = std::max(status_told_, operation.told);
+    }
     co_return {};
 }
 

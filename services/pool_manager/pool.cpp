@@ -169,7 +169,7 @@ Seen PoolManager::seen_by_store() {
     seen.confirmed = pool_row_->confirmed;
     seen.planned = pool_row_->planned;
     seen.restored = store_.is_restored();
-    for (const VolumeRow& row : store_.thin_ids()) {
+    for (const ThinRow& row : store_.thin_ids()) {
         seen.rows.push_back({row.thin_id, row.state == "ready", row.born_min, row.born_max});
     }
     for (const auto& [thin_id, reason] : store_.quarantined()) seen.quarantined.insert(thin_id);

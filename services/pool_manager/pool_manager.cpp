@@ -58,6 +58,7 @@ Outbox PoolManager::turn(const std::vector<Input>& inbox, Time now) {
     now_ = now;
     store_.set_time(now.wall_ms);
     ++counters_["turns"];
+    const bool due = store_.commit_deferred_until().value_or(now.monotonic_ms + 1) <= now.monotonic_ms;
     copy_some();
     if (operations_reserved_below_ - next_operation_ < kOperationBlock / 2) {
         reserve_operations();
@@ -79,9 +80,19 @@ Outbox PoolManager::turn(const std::vector<Input>& inbox, Time now) {
     keep();
     run_ready();
     outbox_.commands = actors_.assign(now.monotonic_ms);
+    if (due || !store_.may_commit_later()) commit();
+    return std::exchange(outbox_, {});
+}
+
+void PoolManager::commit() {
     if (store_.commit()) ++counters_["commits"];
     for (const auto& event : store_.take_events()) outbox_.events.push_back({event.type, encode(event)});
-    return std::exchange(outbox_, {});
+}
+
+std::optional<std::int64_t> PoolManager::next_timer() const {
+    const auto timer = timers_.next();
+    const auto commit = store_.commit_deferred_until();
+    return timer && commit ? std::min(*timer, *commit) : timer ? timer : commit;
 }
 
 void PoolManager::run_ready() {
@@ -313,6 +324,7 @@ void PoolManager::stop_admitting() {
 }
 
 Outbox PoolManager::answer_all_waiting() {
+    commit();
     for (auto& [number, operation] : operations_) {
         if (operation->recorded) {
             answer(*operation, reply_frame(operation->request_id, encode(schemas::Accepted{true, number})));

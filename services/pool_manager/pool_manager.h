@@ -124,7 +124,7 @@ public:
     // Throws StoreFailure: the process must end, and nothing of this turn was sent.
     Outbox turn(const std::vector<Input>& inbox, Time now);
     // When the next turn is due even if nothing arrives (monotonic).
-    std::optional<std::int64_t> next_timer() const { return timers_.next(); }
+    std::optional<std::int64_t> next_timer() const;
 
     std::size_t operations() const { return operations_.size(); }
 
@@ -170,6 +170,7 @@ private:
         bool recorded = false;  // It has a row: what it began is finished or undone, also by another process.
         bool gives_up = false;  // Set when its time is over while it waits for a place behind the reply.
         bool waits_for_place = false;
+        std::uint64_t told = 0;                 // Which command it was, among all.
         std::uint64_t confirmed_when_told = 0;  // The least transaction id that the answer to its command may show.
         std::string mount_directory = {};       // Undone create: where its volume may have been mounted.
         std::uint32_t step = 0;
@@ -236,6 +237,7 @@ private:
     void run_ready();
     void resume(std::coroutine_handle<> handle);
     void keep();  // What was written up to here, whatever fails after it.
+    void commit();
     std::size_t count_operations(Role role) const;
     std::size_t behind_operations() const { return count_operations(Role::behind); }
     template <class Message>
@@ -340,6 +342,7 @@ private:
     Task<void> unmount(Operation& operation, std::uint32_t thin_id, bool force);
     Task<void> unmount_shut_down(Operation& operation, std::uint32_t thin_id);
     Task<void> end_mount(Operation& operation, std::uint32_t thin_id, bool written, bool force);
+    Task<void> look_whether_intact(Operation& operation);
     Task<void> unmount_as_told(Operation& operation, std::uint32_t thin_id, schemas::Unmount command);
     void now_idle(std::uint32_t thin_id);
     void put_away_idle();
@@ -567,6 +570,7 @@ private:
     Signal behind_changed_{ready_};
     Signal actors_changed_{ready_};
     Signal copy_ended_{ready_};
+    Signal looked_{ready_};
 
     std::map<std::string, Handler, std::less<>> changes_;  // By request type.
     std::map<std::string, std::function<Result<std::string>(const msgpack::object&)>, std::less<>> queries_;
@@ -593,6 +597,9 @@ private:
     std::int64_t next_repair_ms_ = 0;
     std::int64_t repair_ended_ms_ = 0;
     std::int64_t repair_back_off_ms_ = 0;
+    std::uint64_t commands_told_ = 0;  // To actors.
+    std::uint64_t status_told_ = 0;    // The latest look whether the pool is intact that was answered.
+    bool looking_ = false;             // Such a look is under way.
     std::uint64_t creates_in_generation_ = 0;
     std::int64_t generation_opened_ms_ = 0;
     bool backup_due_ = false;  // Volumes have changed since the last one.

@@ -80,7 +80,7 @@ Task<std::string> PoolManager::reconcile_now_and_then(Operation& operation) {
 
 StoreView PoolManager::store_view() {
     StoreView view;
-    for (VolumeRow& row : store_.thin_ids()) view.rows.emplace(row.thin_id, std::move(row));
+    for (ThinRow& row : store_.thin_ids()) view.rows.emplace(row.thin_id, std::move(row));
     for (const std::uint32_t thin_id : store_.leased_volumes()) {
         view.leases.emplace(thin_id, store_.leases(thin_id).front());
     }

@@ -1,5 +1,7 @@
 // The start: the ordinary code, begun from the rows. In order: actors accounted for, devices (suspended
 // ones resumed first), mounts, pool, leases, unfinished operations, strays.
+#include <malloc.h>
+
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -90,6 +92,7 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     if (seen.live_read) put_away_strays(seen);
     event("service.started", "", {{"pid", std::to_string(options_.pid)}});
     ready_to_serve_ = true;
+    ::malloc_trim(0);  // Where there are many volumes, the views of them were the most that is ever held.
     co_return "";
 }
 

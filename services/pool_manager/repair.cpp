@@ -284,7 +284,7 @@ Task<void> PoolManager::mend_into_copy(Operation& operation, schemas::PoolRepair
 // with as many blocks as before.
 std::vector<std::string> PoolManager::find_losses(const std::map<std::uint32_t, schemas::RepairedThin>& mended) {
     std::vector<std::string> lost;
-    for (const VolumeRow& row : store_.thin_ids()) {
+    for (const ThinRow& row : store_.thin_ids()) {
         if (row.state != "ready" || lost_.contains(row.thin_id)) continue;
         const std::string name = row.name.value_or(fmt::format("thin {}", row.thin_id));
         const auto found = mended.find(row.thin_id);

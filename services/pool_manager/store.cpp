@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <ctime>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -165,11 +166,20 @@ void Store::rollback_savepoint() {
     events_.resize(std::min(events_.size(), events_before_savepoint_));
     next_event_ = committed_next_event_ + events_.size();
     labelled_.reset();
+    deferring_until_ms_.reset();
+    changes_ = database_.changes();
+}
+
+void Store::defer_commit(std::int64_t until_ms) {
+    deferring_until_ms_ = until_ms;
 }
 
 bool Store::commit() {
+    release_savepoint();
     const bool changed = database_.commit();
     committed_next_event_ = next_event_;
+    deferred_until_ms_.reset();
+    undeferred_ = false;
     return changed;
 }
 
@@ -320,7 +330,7 @@ Result<std::uint32_t> Store::spend_thin_id() {
 Result<std::uint32_t> Store::count_thin_ids_anew() {
     std::uint32_t next = kFirstThinId;
     std::map<std::uint32_t, std::uint32_t> counted;
-    for (const VolumeRow& row : thin_ids()) counted[row.thin_id] = 0;
+    for (const ThinRow& row : thin_ids()) counted[row.thin_id] = 0;
     for (auto& [old, anew] : counted) {
         anew = next++;
         TRY(database_.query("UPDATE volume SET thin_id = ? WHERE thin_id = ?").bind(anew).bind(old).run());
@@ -391,11 +401,11 @@ std::vector<VolumeRow> Store::volumes_after(std::int64_t thin_id, std::uint32_t 
     return rows;
 }
 
-std::vector<VolumeRow> Store::thin_ids() {
+std::vector<ThinRow> Store::thin_ids() {
     Query query = database_.query("SELECT thin_id, name, state, size_sectors, born_min, born_max FROM volume");
-    std::vector<VolumeRow> rows;
+    std::vector<ThinRow> rows;
     while (query.next()) {
-        VolumeRow row;
+        ThinRow row;
         row.thin_id = static_cast<std::uint32_t>(query.integer(0));
         if (!query.is_null(1)) row.name = query.text(1);
         row.state = query.text(2);
@@ -695,6 +705,11 @@ Result<void> Store::append_event(std::string_view type, std::string_view subject
 void Store::release_savepoint() {
     database_.release_savepoint();
     events_before_savepoint_ = events_.size();
+    const auto until_ms = std::exchange(deferring_until_ms_, std::nullopt);
+    const std::int64_t before = std::exchange(changes_, database_.changes());
+    if (changes_ == before) return;
+    if (until_ms) deferred_until_ms_ = std::min(deferred_until_ms_.value_or(*until_ms), *until_ms);
+    undeferred_ = undeferred_ || !until_ms;
 }
 
 std::vector<StoredEvent> Store::take_events() {
@@ -703,8 +718,9 @@ std::vector<StoredEvent> Store::take_events() {
 }
 
 std::vector<StoredEvent> Store::events_since(std::uint64_t seq, std::uint32_t limit) {
-    Query query = database_.query("SELECT seq, at, type, subject, body FROM event WHERE seq > ? ORDER BY seq LIMIT ?");
-    query.bind(seq).bind(limit);
+    Query query = database_.query(
+        "SELECT seq, at, type, subject, body FROM event WHERE seq > ? AND seq < ? ORDER BY seq LIMIT ?");
+    query.bind(seq).bind(committed_next_event_).bind(limit);
     std::vector<StoredEvent> events;
     while (query.next()) {
         StoredEvent event{query.uinteger(0), format_time(query.integer(1)), query.text(2), query.text(3), {}};

@@ -50,6 +50,16 @@ struct VolumeRow {
     schemas::Labels labels;
 };
 
+// What a volume's row says of its thin id: of all of them at once, which may be 100,000.
+struct ThinRow {
+    std::uint32_t thin_id = 0;
+    std::optional<std::string> name;
+    std::string state;
+    std::uint64_t size_sectors = 0;
+    std::uint64_t born_min = 0;
+    std::uint64_t born_max = 0;
+};
+
 struct LeaseRow {
     std::uint32_t thin_id = 0;
     std::string holder;
@@ -117,6 +127,13 @@ public:
 
     void rollback_savepoint();
     void release_savepoint();
+    // What is written until the next release only says again what an operation's row and the pool prove: it may become
+    // durable later than the messages of its turn leave, with whatever is written next or at that time (the manager's).
+    void defer_commit(std::int64_t until_ms);
+    // When that which was put off is due; nothing: none was.
+    std::optional<std::int64_t> commit_deferred_until() const { return deferred_until_ms_; }
+    // All that was written since the last commit was put off.
+    bool may_commit_later() const { return !undeferred_ && deferred_until_ms_; }
     bool commit();
 
     std::string store_uuid();
@@ -152,7 +169,7 @@ public:
     std::optional<VolumeRow> find_volume(std::string_view name);
     std::optional<VolumeRow> volume(std::uint32_t thin_id);
     std::optional<VolumeRow> find_template(std::string_view key);
-    std::vector<VolumeRow> thin_ids();  // All of them; only thin_id, name, state, size and births are filled in.
+    std::vector<ThinRow> thin_ids();  // All of them.
     std::vector<VolumeRow> list_volumes(std::string_view after, std::uint32_t limit);
     std::vector<VolumeRow> volumes_after(std::int64_t thin_id, std::uint32_t limit);  // All kinds, by thin id.
     std::uint64_t count_ready_volumes();
@@ -197,8 +214,8 @@ public:
     Result<void> purge(std::uint32_t most);
 
     Result<void> append_event(std::string_view type, std::string_view subject, const EventBody& body);
-    std::vector<StoredEvent> take_events();  // Appended since the last call; to be published once committed.
-    std::vector<StoredEvent> events_since(std::uint64_t seq, std::uint32_t limit);
+    std::vector<StoredEvent> take_events();  // Appended since the last call; for after a commit, to be published.
+    std::vector<StoredEvent> events_since(std::uint64_t seq, std::uint32_t limit);  // Those that are committed.
     std::uint64_t last_event_seq() const { return committed_next_event_ - 1; }
     std::uint64_t oldest_event_seq();
 
@@ -220,8 +237,12 @@ private:
     std::string now_text_;  // As events have it.
     std::uint64_t next_event_ = 1;
     std::uint64_t committed_next_event_ = 1;
-    std::vector<StoredEvent> events_;  // Of the savepoints released in this turn.
+    std::vector<StoredEvent> events_;  // Of the savepoints released since the last commit.
     std::size_t events_before_savepoint_ = 0;
+    std::optional<std::int64_t> deferring_until_ms_;  // What this savepoint writes.
+    std::optional<std::int64_t> deferred_until_ms_;
+    bool undeferred_ = false;  // Something has been written that must not wait.
+    std::int64_t changes_ = 0;
     std::optional<std::map<std::pair<std::string, std::string>, std::uint64_t>> labelled_;  // Bytes, by label.
 };
 

@@ -38,6 +38,7 @@ void PoolManager::remove_unfinished_backups() {
 // At the beginning of a turn: SQLite copies nothing while its connection is changing something.
 void PoolManager::copy_some() {
     if (!copy_) return;
+    commit();  // It is made between transactions.
     copied_ = copy_->copy_pages(options_.backup_pages);
     store_.files().begin_writing(path_of(kBeingMade));
     if (copied_ && !*copied_) {

@@ -21,7 +21,7 @@
 namespace cowslip {
 
 struct StoreView {
-    std::map<std::uint32_t, VolumeRow> rows;
+    std::map<std::uint32_t, ThinRow> rows;
     std::map<std::uint32_t, LeaseRow> leases;  // One of each leased volume: all of it have the same mode.
     std::map<std::uint32_t, std::string> quarantined;
     std::uint32_t next_thin_id = 0;

@@ -23,6 +23,7 @@ constexpr std::int64_t kLongestRemovalBackOffMs = 30000;
 constexpr std::uint64_t kDeletedAtOnceBlocks = 65536;  // The kernel takes some milliseconds for them.
 constexpr std::uint64_t kGivenBackBlocks = 4096;       // At once.
 constexpr std::int64_t kLeastRestMs = 10;
+constexpr std::int64_t kDeletedUnwrittenMs = 10;
 constexpr std::uint32_t kMostTries = 5;
 constexpr std::int64_t kTryAgainMs = 100;
 constexpr std::int64_t kResumeAgainMs = 1000;
@@ -581,6 +582,8 @@ Task<bool> PoolManager::try_removal(Operation& operation, const std::string& sub
     lost_.erase(thin_id);
     devices_.erase(thin_id);
     measured_.erase(thin_id);
+    // Nobody waits for it, and until it is durable the next process deletes once more what the pool does not have.
+    if (operation.role == Role::behind) store_.defer_commit(now_.monotonic_ms + kDeletedUnwrittenMs);
     Result<void> written = store_.delete_volume(thin_id);
     if (written) written = store_.delete_operation(operation.number);
     if (!written) co_return written.error();

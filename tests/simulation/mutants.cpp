@@ -36,6 +36,9 @@ Result<void> wrapped_set_reply(Store*, std::string_view, std::string_view, std::
     "__wrap__ZN7cowslip5Store9set_replyESt17basic_string_viewIcSt11char_traitsIcEES4_S4_");
 Result<void> real_set_planned(Store*, std::uint64_t) __asm__("__real__ZN7cowslip5Store11set_plannedEm");
 Result<void> wrapped_set_planned(Store*, std::uint64_t) __asm__("__wrap__ZN7cowslip5Store11set_plannedEm");
+Result<void> real_set_volume_removing(Store*, std::uint32_t) __asm__("__real__ZN7cowslip5Store19set_volume_removingEj");
+Result<void> wrapped_set_volume_removing(Store*,
+                                         std::uint32_t) __asm__("__wrap__ZN7cowslip5Store19set_volume_removingEj");
 Result<void> real_mark_restored(Store*) __asm__("__real__ZN7cowslip5Store13mark_restoredEv");
 Result<void> wrapped_mark_restored(Store*) __asm__("__wrap__ZN7cowslip5Store13mark_restoredEv");
 bool real_is_restored(Store*) __asm__("__real__ZN7cowslip5Store11is_restoredEv");
@@ -102,6 +105,11 @@ Result<void> wrapped_set_reply(Store* store, std::string_view id, std::string_vi
 Result<void> wrapped_set_planned(Store* store, std::uint64_t planned) {
     if (simulation::mutant("swap_before_planned")) late = true;
     return real_set_planned(store, planned);
+}
+
+Result<void> wrapped_set_volume_removing(Store* store, std::uint32_t thin_id) {
+    if (simulation::mutant("removal_deferred")) store->defer_commit(store->now() + 10);
+    return real_set_volume_removing(store, thin_id);
 }
 
 Result<void> wrapped_mark_restored(Store* store) {

@@ -7,7 +7,7 @@ shift
 mutants=("$@")
 if ((${#mutants[@]} == 0)); then
   mutants=(no_status_check only_rw_counts eexist_adopted first_eexist_retried id_reused pool_first answer_before_commit
-    swap_before_planned synchronous_normal heads_not_only no_suspend no_uuid no_rmdir resend_on_timeout actors_not_asked
+    removal_deferred swap_before_planned synchronous_normal heads_not_only no_suspend no_uuid no_rmdir resend_on_timeout actors_not_asked
     label_only sync_believed folder_not_synced restore_unmarked restored_believed)
 fi
 

@@ -10,8 +10,8 @@ namespace {
 
 const std::string kUuid = "0123456789abcdef0123456789abcdef";
 
-VolumeRow row(std::uint32_t thin_id, const std::string& name) {
-    VolumeRow made;
+ThinRow row(std::uint32_t thin_id, const std::string& name) {
+    ThinRow made;
     made.thin_id = thin_id;
     made.name = name;
     made.state = "ready";
