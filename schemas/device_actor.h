@@ -37,7 +37,9 @@ struct PoolSpec {
     std::string backing;    // "loop": files DIR/pool/{data,metadata}, "pair", "devices" or "adopted".
     std::string data_path;  // pair: the block devices. loop, devices: empty.
     std::string metadata_path;
-    std::uint64_t data_sectors = 0;  // The least that must be there: loop: of the files, pair: of the devices.
+    // The least that must be there: loop: of the files, pair: of the devices. devices: what the pool has of them; 0:
+    // all.
+    std::uint64_t data_sectors = 0;
     std::uint64_t metadata_sectors = 0;
     std::uint32_t block_sectors = 128;
     std::uint64_t low_water_blocks = 0;
@@ -80,7 +82,10 @@ struct PoolState {
     PoolSpec spec;          // With sizes filled in; for adopted, as found.
     std::uint32_t open_count = 0;
     bool suspended = false;
-    MSGPACK_DEFINE_MAP(loaded, status, data_device, metadata_device, superblock, spec, open_count, suspended)
+    std::uint64_t most_data_sectors = 0;  // What its own devices have, with the reserve; 0 for any other pool.
+    std::uint64_t most_metadata_sectors = 0;
+    MSGPACK_DEFINE_MAP(loaded, status, data_device, metadata_device, superblock, spec, open_count, suspended,
+                       most_data_sectors, most_metadata_sectors)
 };
 
 struct ThinDevice {
@@ -169,9 +174,11 @@ struct DiscardPool {
 
 // Makes a loaded pool as large as what it lies on, while it is used: of a loop pool the files are first made as large
 // as `spec` has them, durably; of a pair the devices count as they are; of whole devices those of `spec` that are not
-// the pool's yet become so, and are refused as in CreatePool. Never smaller. The pool is suspended meanwhile, without a
-// flush, and is resumed on every path. With needs_check the kernel takes up nothing before the next load. no_space: the
-// file system has less than the files may come to take and the 64 MiB that stay free; nothing was done.
+// the pool's yet become so, and are refused as in CreatePool, what they have become larger by is the pool's reserve,
+// and of all that the pool takes as much as `spec` has (0: all). Never smaller. The pool is suspended meanwhile,
+// without a flush, and is resumed on every path. With needs_check the kernel takes up nothing before the next load.
+// no_space: the file system has less than the files may come to take and the 64 MiB that stay free, or the devices have
+// less than is wanted; nothing was done.
 struct GrowPool {
     static constexpr const char* kType = "device.grow_pool";
     using Reply = PoolState;

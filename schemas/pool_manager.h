@@ -27,7 +27,8 @@ struct Usage {
 
 // How far a pool may go.
 struct PoolLimits {
-    std::uint64_t max_bytes = 0;        // Of data, to which it grows by itself. 0: it does not grow by itself.
+    // Of data, to which it grows by itself, with devices of its own as far as these go. 0: it does not.
+    std::uint64_t max_bytes = 0;
     std::uint64_t grow_step_bytes = 0;  // By so much each time, when less than half of it is free.
     std::uint64_t min_free_bytes = 0;   // Of data: with less no volume is made. Default 1 % of it, at most 1 GiB.
     std::uint64_t min_free_metadata_bytes = 0;  // Likewise, of metadata. Default a fifth of them.
@@ -70,12 +71,13 @@ struct PoolStatus : NoFields {
         std::string data_device;
         std::string metadata_device;
         std::vector<std::string> devices;  // What these two are put together of, where the pool has devices of its own.
+        std::uint64_t reserve_bytes = 0;   // For data, on its own devices: what it has not taken yet.
         PoolLimits limits;                 // Those in force.
         std::vector<QuotaUse> quotas;
         std::vector<std::string> warnings;
         MSGPACK_DEFINE_MAP(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data,
                            metadata, volumes, snapshots_taken, low_water, backing, features, data_device,
-                           metadata_device, devices, limits, quotas, warnings)
+                           metadata_device, devices, reserve_bytes, limits, quotas, warnings)
     };
 };
 
@@ -92,14 +94,16 @@ struct PoolCreate {
     std::string adopt;  // dm name of an existing thin-pool.
     bool force = false;
     bool accept_no_zeroing = false;
-    PoolLimits limits;  // max_bytes and grow_step_bytes: only of a pool in files.
+    PoolLimits limits;  // max_bytes and grow_step_bytes: only with loop_bytes or data_bytes.
     // Of a pool that is made, not of an adopted one:
     bool preallocate = false;          // In files only: they have all their blocks at once, and keep them.
     bool keep_discarded = false;       // What volumes discard is free in the pool, and the devices below are not told.
     bool no_zeroing = false;           // A new block shows what it last held, also if that was another volume's.
     std::vector<std::string> devices;  // The pool has all of them for its own: metadata, room to mend those, and data.
+    // With devices: so much of them at first, and the rest is its reserve. 0: all.
+    std::uint64_t data_bytes = 0;
     MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
-                       accept_no_zeroing, limits, preallocate, keep_discarded, no_zeroing, devices)
+                       accept_no_zeroing, limits, preallocate, keep_discarded, no_zeroing, devices, data_bytes)
 };
 
 // How many bytes the volumes with a label may be promised; 0: as many as they like. What they have already is not taken
@@ -121,9 +125,10 @@ struct PoolStart {
 };
 
 // Makes the pool larger while it is used: a pool in files as large in all as is said here (0: as it is), one on two
-// devices as large as these have become, one with devices of its own by those that are named. invalid_argument: smaller
-// than now, or an adopted pool, which is its owner's to grow. no_space: the file system under the files has too little
-// room. Crash: the old or the new size, and it goes on.
+// devices as large as these have become, one with devices of its own, to which those that are named are added, as large
+// as is said (0: as it is; both 0: as large as these have become). invalid_argument: smaller than now, or an adopted
+// pool, which is its owner's to grow. no_space: the file system under the files has too little room, or the devices
+// have. Crash: the old or the new size, and it goes on.
 struct PoolGrow {
     static constexpr const char* kType = "pool.grow";
     struct Reply {

@@ -133,11 +133,14 @@ void Grammar::add_pool_commands() {
     text(create, "--metadata", arguments_.metadata_device, "the block device for its metadata", "DEV");
     texts(create, "--device", arguments_.devices, "on these block devices, all of them; as root", "DEV...");
     text(create, "--adopt", arguments_.adopt, "take over an existing, empty thin-pool", "DMNAME");
+    text(create, "--data-size", arguments_.data_size, "with --device: so much of them at first; default: all", "SIZE");
     text(create, "--metadata-size", arguments_.metadata_size, "with --loop or --device; default: from their size",
          "SIZE");
     text(create, "--block-size", arguments_.block_size, "default 64K", "SIZE");
-    text(create, "--max-size", arguments_.max_size, "with --loop: the pool grows by itself, up to this", "SIZE");
-    text(create, "--grow-step", arguments_.grow_step, "by so much each time; default a quarter of --loop", "SIZE");
+    text(create, "--max-size", arguments_.max_size, "with --loop or --data-size: the pool grows by itself, up to this",
+         "SIZE");
+    text(create, "--grow-step", arguments_.grow_step, "by so much each time; default a quarter of the first size",
+         "SIZE");
     text(create, "--min-free", arguments_.min_free, "with less data free no volume is made; default 1 %", "SIZE");
     text(create, "--min-free-metadata", arguments_.min_free_metadata, "likewise; default a fifth", "SIZE");
     create->add_flag("--queue-when-full", arguments_.queue_when_full,
@@ -150,9 +153,9 @@ void Grammar::add_pool_commands() {
                      "adopt a pool that shows new volumes the data of old ones");
     command(*pool, "status", pool_status, "state, space and limits of the pool");
     CLI::App* grow = command(*pool, "grow", pool_grow, "make the pool larger, while it is used");
-    text(grow, "--data", arguments_.data_size, "its data in all; of a pool in files", "SIZE");
+    text(grow, "--data", arguments_.data_size, "its data in all; in files or on its own devices", "SIZE");
     text(grow, "--metadata", arguments_.metadata_size, "its metadata in all; likewise", "SIZE");
-    texts(grow, "--device", arguments_.devices, "by these; of a pool made with --device; as root", "DEV...");
+    texts(grow, "--device", arguments_.devices, "with these; of a pool made with --device; as root", "DEV...");
     CLI::App* quota = command(*pool, "quota", pool_quota, "how much the volumes with a label may have, all in all");
     text(quota, "LABEL", arguments_.quota_label, "KEY=VALUE", "")->required();
     text(quota, "SIZE", arguments_.quota, "the sum of their sizes, or 'none'", "")->required();

@@ -46,6 +46,7 @@ Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply&
     table.add({"data device", pool.data_device});
     table.add({"metadata device", pool.metadata_device});
     for (const auto& device : pool.devices) table.add({"device", device});
+    if (pool.reserve_bytes != 0) table.add({"in reserve", console.size(pool.reserve_bytes) + " on these devices"});
     for (const auto& warning : pool.warnings) table.add({"warning", warning});
     table.print(console);
     return 0;
@@ -77,12 +78,16 @@ Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments) {
     if (!arguments.metadata_size.empty() && arguments.loop_size.empty() && arguments.devices.empty()) {
         return Error{Errc::invalid_argument, "pool create: --metadata-size belongs to --loop or --device"};
     }
+    if (!arguments.data_size.empty() && arguments.devices.empty()) {
+        return Error{Errc::invalid_argument, "pool create: --data-size belongs to --device"};
+    }
     if (!arguments.block_size.empty() && !arguments.adopt.empty()) {
         return Error{Errc::invalid_argument, "pool create: an adopted pool has its block size already"};
     }
     schemas::PoolCreate request;
     request.name = arguments.pool_name;
     if (!arguments.loop_size.empty()) request.loop_bytes = TRY(parse_size(arguments.loop_size));
+    if (!arguments.data_size.empty()) request.data_bytes = TRY(parse_size(arguments.data_size));
     if (!arguments.metadata_size.empty()) request.metadata_bytes = TRY(parse_size(arguments.metadata_size));
     if (!arguments.block_size.empty()) request.block_size_bytes = TRY(parse_size(arguments.block_size));
     const auto take = [](const std::string& text, std::uint64_t& size) -> Result<void> {

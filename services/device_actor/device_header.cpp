@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "common/block_frame.h"
 #include "common/codec.h"
 #include "common/size.h"
@@ -18,15 +20,23 @@ std::uint64_t next_mib(std::uint64_t sector) {
     return (sector + kMib - 1) / kMib * kMib;
 }
 
-bool is_sound(const DeviceHeader& header) {
-    const DeviceAreas& areas = header.areas;
+bool is_sound(const DeviceAreas& areas, std::uint64_t begin, std::uint32_t block_sectors) {
     const bool small = areas.metadata_start < kMostSectors && areas.spare_start < kMostSectors &&
                        areas.metadata_sectors < kMostSectors && areas.data_start < kMostSectors &&
                        areas.data_sectors < kMostSectors;
-    return small && header.block_sectors != 0 && areas.data_sectors % header.block_sectors == 0 &&
-           areas.metadata_start >= kDeviceHeaderSectors &&
+    return small && areas.data_sectors % block_sectors == 0 && areas.metadata_start >= begin &&
            areas.spare_start >= areas.metadata_start + areas.metadata_sectors &&
            areas.data_start >= areas.spare_start + areas.metadata_sectors;
+}
+
+bool is_sound(const DeviceHeader& header) {
+    if (header.block_sectors == 0 || !is_sound(header.areas, kDeviceHeaderSectors, header.block_sectors)) return false;
+    std::uint64_t begin = header.areas.data_start + header.areas.data_sectors;
+    for (const DeviceAreas& areas : header.later) {
+        if (!is_sound(areas, begin, header.block_sectors)) return false;
+        begin = areas.data_start + areas.data_sectors;
+    }
+    return true;
 }
 
 std::optional<DeviceHeader> parse_header(std::string_view block) {
@@ -40,21 +50,20 @@ std::optional<DeviceHeader> parse_header(std::string_view block) {
 
 }  // namespace
 
-Result<DeviceAreas> share_out(std::uint64_t device_sectors, std::uint64_t metadata_sectors,
-                              std::uint32_t block_sectors) {
+Result<DeviceAreas> share_out(SectorRange range, std::uint64_t metadata_sectors, std::uint32_t block_sectors) {
     DeviceAreas areas;
     areas.metadata_sectors = metadata_sectors;
-    areas.metadata_start = kDeviceHeaderSectors;
+    areas.metadata_start = next_mib(std::max(range.begin, kDeviceHeaderSectors));
     areas.spare_start = next_mib(areas.metadata_start + metadata_sectors);
     areas.data_start = next_mib(areas.spare_start + metadata_sectors);
-    if (device_sectors > kMostSectors) return Error{Errc::invalid_argument, "it is larger than 32 PiB"};
-    if (device_sectors > areas.data_start) {
-        areas.data_sectors = (device_sectors - areas.data_start) / block_sectors * block_sectors;
+    if (range.end > kMostSectors) return Error{Errc::invalid_argument, "it is larger than 32 PiB"};
+    if (range.end > areas.data_start) {
+        areas.data_sectors = (range.end - areas.data_start) / block_sectors * block_sectors;
     }
     if (areas.data_sectors != 0) return areas;
     return Error{Errc::invalid_argument,
                  fmt::format("it has {}, and {} go to metadata before the first block of {}",
-                             format_size(device_sectors * kSectorBytes), format_size(areas.data_start * kSectorBytes),
+                             format_size(range.end * kSectorBytes), format_size(areas.data_start * kSectorBytes),
                              format_size(std::uint64_t{block_sectors} * kSectorBytes))};
 }
 

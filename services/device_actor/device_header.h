@@ -5,8 +5,11 @@
 //   .       as much again, where a mended copy of the metadata is made
 //   .       data, in whole blocks of the pool
 //
-// Every area begins on a whole MiB. The pool's metadata are the areas of all its devices one after the other, and so
-// are its data: a device that comes later is added at the end of each, and nothing is ever moved.
+//   .       the last three again, for each time that the device had become larger and the pool was grown
+//
+// Every area begins on a whole MiB. The pool's metadata are such areas of all its devices one after the other, and so
+// are its data: what comes later is added at the end of each, and nothing is ever moved. What of them the pool uses it
+// knows itself; the rest is its reserve.
 //
 // Pure functions.
 #pragma once
@@ -15,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/codec.h"
 #include "common/result.h"
@@ -30,12 +34,19 @@ struct DeviceAreas {  // In sectors.
     std::uint64_t metadata_sectors = 0;  // Of each of these two; 0 where the pool's others have all that it may have.
     std::uint64_t data_start = 0;
     std::uint64_t data_sectors = 0;
-    MSGPACK_DEFINE_MAP(metadata_start, spare_start, metadata_sectors, data_start, data_sectors)
+    std::uint32_t place = 0;  // In the order of the pool's; where it is the same, the devices' numbers count.
+    MSGPACK_DEFINE_MAP(metadata_start, spare_start, metadata_sectors, data_start, data_sectors, place)
 };
 
-// invalid_argument: the device is too small.
-Result<DeviceAreas> share_out(std::uint64_t device_sectors, std::uint64_t metadata_sectors,
-                              std::uint32_t block_sectors);
+struct SectorRange {
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+};
+
+// Of a device; it has room for its header before them. invalid_argument: too small.
+Result<DeviceAreas> share_out(SectorRange range, std::uint64_t metadata_sectors, std::uint32_t block_sectors);
+
+inline constexpr std::size_t kMostLaterAreas = 16;  // The header is one block.
 
 struct DeviceHeader {
     std::string pool_uuid;
@@ -43,12 +54,16 @@ struct DeviceHeader {
     std::uint32_t number = 0;  // Among the pool's devices, from 0.
     std::uint32_t block_sectors = 0;
     DeviceAreas areas;
+    std::vector<DeviceAreas> later = {};  // Of what it has become larger by.
     // Of the whole pool, and only device 0's count: which of the two areas has the metadata, and whether there is a
     // mended copy in the other one.
     bool swapped = false;
     bool mended = false;
     std::uint64_t sequence = 0;  // Goes up with each change; kept by the frame.
-    MSGPACK_DEFINE_MAP(pool_uuid, device_id, number, block_sectors, areas, swapped, mended)
+    MSGPACK_DEFINE_MAP(pool_uuid, device_id, number, block_sectors, areas, later, swapped, mended)
+
+    const DeviceAreas& last() const { return later.empty() ? areas : later.back(); }
+    std::uint64_t end_sector() const { return last().data_start + last().data_sectors; }
 };
 
 std::string encode_header(const DeviceHeader& header);  // One block.

@@ -11,6 +11,7 @@
 #include "common/block_frame.h"
 #include "common/files.h"
 #include "common/names.h"
+#include "common/size.h"
 #include "services/device_actor/block_device.h"
 #include "services/device_actor/overwrite.h"
 
@@ -68,6 +69,17 @@ bool is_of(const DeviceHeader& header, const schemas::PoolSpec& spec) {
     return id.empty() || id == header.device_id;  // Empty: of a store that is made anew.
 }
 
+// Whether the live one has all of it, and maybe more.
+bool covers(const DmTable& live, const DmTable& table) {
+    if (table.empty() || live.size() < table.size()) return false;
+    for (std::size_t i = 0; i < table.size(); ++i) {
+        if (live[i].type != table[i].type || live[i].parameters != table[i].parameters) return false;
+        const bool is_last = i + 1 == table.size();
+        if (is_last ? live[i].sectors < table[i].sectors : live[i].sectors != table[i].sectors) return false;
+    }
+    return true;
+}
+
 DmDevice part_device(const schemas::PoolSpec& spec, const char* part) {
     return {pool_part_dm_name(spec.pool.uuid, part), pool_part_dm_uuid(spec.pool.uuid, part)};
 }
@@ -115,11 +127,10 @@ Result<DeviceSet::Members> DeviceSet::all_members(const schemas::PoolSpec& spec)
     for (const auto& [number, member] : found) {
         if (number != next) break;
         ++next;
-        const DeviceAreas& areas = member.header.areas;
         const std::uint64_t sectors = TRY(block_device_sectors(member.path));
-        if (sectors < areas.data_start + areas.data_sectors) {
+        if (sectors < member.header.end_sector()) {
             return Error{Errc::needs_repair, fmt::format("block device '{}' has {} sectors, the pool has {} there",
-                                                         member.path, sectors, areas.data_start + areas.data_sectors)};
+                                                         member.path, sectors, member.header.end_sector())};
         }
     }
     found.erase(found.lower_bound(next), found.end());
@@ -139,13 +150,40 @@ bool DeviceSet::suffice(const schemas::PoolSpec& spec, const Members& found) {
         data_sectors = std::max(data_sectors, superblock->total_data_blocks * superblock->data_block_sectors);
         metadata_sectors = superblock->total_metadata_blocks * 8;
     }
-    std::uint64_t data = 0;
-    std::uint64_t metadata = 0;
-    for (const auto& [number, member] : found) {
-        data += member.header.areas.data_sectors;
-        metadata += member.header.areas.metadata_sectors;
+    const Sizes all = sizes_of(found);
+    return all.data >= data_sectors && all.metadata >= metadata_sectors;
+}
+
+std::vector<DeviceSet::Part> DeviceSet::in_order(const Members& members) {
+    std::vector<Part> parts;
+    for (const auto& [number, member] : members) {
+        parts.push_back({&member, &member.header.areas});
+        for (const DeviceAreas& areas : member.header.later) parts.push_back({&member, &areas});
     }
-    return data >= data_sectors && metadata >= metadata_sectors;
+    std::stable_sort(parts.begin(), parts.end(),
+                     [](const Part& a, const Part& b) { return a.areas->place < b.areas->place; });
+    return parts;
+}
+
+DeviceSet::Sizes DeviceSet::sizes_of(const Members& members) {
+    Sizes all;
+    for (const Part& part : in_order(members)) {
+        all.data += part.areas->data_sectors;
+        all.metadata += part.areas->metadata_sectors;
+    }
+    return all;
+}
+
+// What the pool has of them: as much as is said, or as its metadata have taken up, which is more where somebody died
+// before it was written down. Where these are damaged it may be all.
+DeviceSet::Sizes DeviceSet::used_sizes(const schemas::PoolSpec& spec, const Members& members) {
+    const Sizes all = sizes_of(members);
+    const auto superblock = read_superblock(members.at(0));
+    if (!superblock || !superblock->valid) return all;
+    const std::uint64_t data = superblock->total_data_blocks * superblock->data_block_sectors;
+    const std::uint64_t metadata = superblock->total_metadata_blocks * 8;
+    return {std::min(std::max(spec.data_sectors, data), all.data),
+            std::min(std::max(spec.metadata_sectors, metadata), all.metadata)};
 }
 
 // Of the pool, on its device 0.
@@ -158,7 +196,8 @@ Result<ThinPoolSuperblock> DeviceSet::read_superblock(const Member& first) {
 }
 
 Result<Backing> DeviceSet::find(const schemas::PoolSpec& spec) const {
-    return assemble(spec, TRY(all_members(spec)));
+    const Members found = TRY(all_members(spec));
+    return assemble(spec, found, used_sizes(spec, found));
 }
 
 Result<void> DeviceSet::check_may_take(const schemas::PoolSpec& spec, std::uint32_t number,
@@ -174,37 +213,74 @@ Result<void> DeviceSet::check_may_take(const schemas::PoolSpec& spec, std::uint3
     return check_blank_device(path);
 }
 
-// A header on each from the first one on that has none: all that may be refused is refused before.
-Result<void> DeviceSet::take(const schemas::PoolSpec& spec, std::uint32_t first) const {
-    std::uint64_t metadata_left = kMaxMetadataSectors;
-    std::vector<DeviceHeader> headers;
-    for (std::uint32_t number = 0; number < spec.devices.size(); ++number) {
+// What they have become larger by becomes areas of their own, and where the larger pool wants more metadata, these have
+// some; or what lies at the very end of the pool goes on there. Only planned: gives the numbers of those whose headers
+// are to be written.
+Result<std::vector<std::uint32_t>> DeviceSet::lengthen(Members& members) {
+    std::vector<std::uint32_t> changed;
+    for (auto& [number, member] : members) {
+        DeviceHeader& header = member.header;
+        const std::uint64_t sectors = TRY(block_device_sectors(member.path));
+        const std::uint64_t added = sectors - header.end_sector();
+        const Sizes all = sizes_of(members);
+        const std::uint64_t wanted = default_metadata_sectors(all.data + added, header.block_sectors);
+        const std::uint64_t metadata = std::min(wanted - std::min(wanted, all.metadata), added / 8) / 8 * 8;
+        auto areas = share_out({header.end_sector(), sectors}, metadata, header.block_sectors);
+        if (!areas) continue;
+        const DeviceAreas* end = in_order(members).back().areas;
+        if (metadata == 0 && end == &header.last()) {
+            DeviceAreas& last = header.later.empty() ? header.areas : header.later.back();
+            last.data_sectors = (sectors - last.data_start) / header.block_sectors * header.block_sectors;
+        } else if (header.later.size() < kMostLaterAreas) {
+            areas->place = end->place + 1;
+            header.later.push_back(*areas);
+        } else {
+            spdlog::warn("device={} has become larger more often than its header can tell", member.path);
+            continue;
+        }
+        changed.push_back(number);
+    }
+    return changed;
+}
+
+// Those of the pool's devices that have no header yet, with the one that they are to have. A pool that is to begin with
+// less than they have keeps metadata in reserve for all of it. What an earlier copy of the command has made of one
+// stays: what is said by then is what the pool has become.
+Result<DeviceSet::Members> DeviceSet::plan_members(const schemas::PoolSpec& spec, const Members& found) {
+    const bool making = found.empty();
+    std::uint32_t place = making ? 0 : in_order(found).back().areas->place + 1;
+    std::uint64_t metadata_left = kMaxMetadataSectors - std::min(kMaxMetadataSectors, sizes_of(found).metadata);
+    Members planned;
+    for (auto number = static_cast<std::uint32_t>(found.size()); number < spec.devices.size(); ++number) {
         const schemas::PoolDevice& device = spec.devices[number];
-        if (number < first) {
-            const auto header = TRY(read_header(device.path));
-            if (header) metadata_left -= std::min(metadata_left, header->areas.metadata_sectors);
+        const auto older = TRY(read_header(device.path));
+        const bool repeated = older && older->pool_uuid == spec.pool.uuid && older->device_id == device.id;
+        if (making && repeated && older->number == number) {
+            planned[number] = {device.path, *older};
+            metadata_left -= std::min(metadata_left, older->areas.metadata_sectors);
             continue;
         }
         const std::uint64_t sectors = TRY(block_device_sectors(device.path));
         std::uint64_t metadata_sectors = default_metadata_sectors(sectors, spec.block_sectors);
-        if (first == 0 && spec.metadata_sectors != 0) metadata_sectors = number == 0 ? spec.metadata_sectors : 0;
+        if (making && spec.metadata_sectors != 0) {
+            if (spec.data_sectors == 0) metadata_sectors = 0;
+            if (number == 0) metadata_sectors = std::max(metadata_sectors, spec.metadata_sectors);
+        }
         metadata_sectors = std::min(metadata_sectors, metadata_left);
         metadata_left -= metadata_sectors;
-        auto areas = share_out(sectors, metadata_sectors, spec.block_sectors);
+        auto areas = share_out({0, sectors}, metadata_sectors, spec.block_sectors);
         if (!areas) {
             return Error{areas.error().code, fmt::format("'{}' is too small: {}", device.path, areas.error().message)};
         }
-        headers.push_back({.pool_uuid = spec.pool.uuid,
-                           .device_id = device.id,
-                           .number = number,
-                           .block_sectors = spec.block_sectors,
-                           .areas = *areas,
-                           .sequence = 1});
+        areas->place = making ? 0 : place++;
+        planned[number] = {device.path, DeviceHeader{.pool_uuid = spec.pool.uuid,
+                                                     .device_id = device.id,
+                                                     .number = number,
+                                                     .block_sectors = spec.block_sectors,
+                                                     .areas = *areas,
+                                                     .sequence = 1}};
     }
-    for (const DeviceHeader& header : headers) {
-        TRY(write_header(spec.devices[header.number].path, encode_header(header)));
-    }
-    return {};
+    return planned;
 }
 
 Result<Backing> DeviceSet::make(const schemas::PoolSpec& spec, const Overwrite& overwrite) const {
@@ -217,21 +293,38 @@ Result<Backing> DeviceSet::make(const schemas::PoolSpec& spec, const Overwrite& 
     if (distinct.size() < spec.devices.size()) {
         return Error{Errc::invalid_argument, "two of the names are one device's"};
     }
+    const Members planned = TRY(plan_members(spec, {}));
+    const Sizes all = sizes_of(planned);
+    if (spec.data_sectors > all.data) {
+        return Error{Errc::invalid_argument,
+                     fmt::format("the devices have {} for data, and the pool is to have {}",
+                                 format_size(all.data * kSectorBytes), format_size(spec.data_sectors * kSectorBytes))};
+    }
     if (overwrite.anything) {
         for (const auto& device : spec.devices) TRY(wipe_device(device.path));
     }
-    TRY(take(spec, 0));
-    return find(spec);
+    // An older pool's, which nobody wiped, would say how large this one is.
+    const Member& first = planned.at(0);
+    const std::uint64_t superblock_at = first.header.areas.metadata_start * kSectorBytes;
+    if (const int failed = write_blocks(first.path, superblock_at, std::string(kSuperblockBytes, '\0')); failed != 0) {
+        return errno_error(failed, "zero the metadata on '" + first.path + "'");
+    }
+    for (const auto& [number, member] : planned) TRY(write_header(member.path, encode_header(member.header)));
+    const Sizes used{spec.data_sectors == 0 ? all.data : spec.data_sectors,
+                     spec.metadata_sectors == 0 ? all.metadata : spec.metadata_sectors};
+    return assemble(spec, TRY(all_members(spec)), used);
 }
 
+// Each header is one commit. Whoever dies between two of them has made the pool's reserve larger, or a device the
+// pool's that its next try names again.
 Result<void> DeviceSet::grow(const schemas::PoolSpec& spec) const {
     schemas::PoolSpec known = spec;
-    const Members found = TRY(all_members(spec));
+    known.data_sectors = 0;  // What is wanted need not be there yet.
+    Members found = TRY(all_members(known));
     for (const auto& [number, member] : found) {
         if (number < known.devices.size()) known.devices[number].path = member.path;
     }
-    const auto first = static_cast<std::uint32_t>(found.size());
-    for (std::uint32_t number = first; number < known.devices.size(); ++number) {
+    for (auto number = static_cast<std::uint32_t>(found.size()); number < known.devices.size(); ++number) {
         TRY(check_may_take(known, number, {}));
         for (std::uint32_t other = 0; other < number; ++other) {
             const dev_t taken = TRY(block_device_number(known.devices[other].path));
@@ -240,35 +333,51 @@ Result<void> DeviceSet::grow(const schemas::PoolSpec& spec) const {
                          fmt::format("'{}' is a device of the pool already", known.devices[number].path)};
         }
     }
-    TRY(take(known, first));
+    const auto longer = TRY(lengthen(found));
+    Members all = found;
+    all.merge(TRY(plan_members(known, found)));
+    const Sizes most = sizes_of(all);
+    if (spec.data_sectors > most.data || spec.metadata_sectors > most.metadata) {
+        return Error{Errc::no_space,
+                     fmt::format("the pool's devices have {} for data and {} for metadata: make one of them larger, "
+                                 "or add one (`cowslip pool grow --device DEV`)",
+                                 format_size(most.data * kSectorBytes), format_size(most.metadata * kSectorBytes))};
+    }
+    for (const std::uint32_t number : longer) TRY(rewrite(all.at(number)));
+    for (auto member = all.find(static_cast<std::uint32_t>(found.size())); member != all.end(); ++member) {
+        TRY(write_header(member->second.path, encode_header(member->second.header)));
+    }
+    if (known.metadata_sectors == 0) known.metadata_sectors = most.metadata;
     TRY(find(known));
     return {};
 }
 
-Result<Backing> DeviceSet::assemble(const schemas::PoolSpec& spec, const Members& members) const {
+Result<Backing> DeviceSet::assemble(const schemas::PoolSpec& spec, const Members& members, const Sizes& used) const {
     const bool swapped = members.at(0).header.swapped;
+    const Sizes all = sizes_of(members);
     Backing backing;
-    backing.metadata_path = TRY(put_together(spec, Areas::metadata(swapped), members));
-    backing.data_path = TRY(put_together(spec, Areas::data(), members));
-    for (const auto& [number, member] : members) {
-        backing.data_sectors += member.header.areas.data_sectors;
-        backing.metadata_sectors += member.header.areas.metadata_sectors;
-        backing.devices.push_back({member.path, member.header.device_id});
-    }
+    backing.metadata_path = TRY(put_together(spec, Areas::metadata(swapped), members, used.metadata));
+    backing.data_path = TRY(put_together(spec, Areas::data(), members, all.data));
+    backing.data_sectors = used.data;
+    backing.metadata_sectors = used.metadata;
+    backing.most_data_sectors = all.data;
+    backing.most_metadata_sectors = all.metadata;
+    for (const auto& [number, member] : members) backing.devices.push_back({member.path, member.header.device_id});
     return backing;
 }
 
 // A longer table takes the place of the live one in one call: whoever dies leaves nothing suspended. A shorter one
 // never does: the pool may have taken up what has been added.
-Result<std::string> DeviceSet::put_together(const schemas::PoolSpec& spec, const Areas& areas,
-                                            const Members& members) const {
+Result<std::string> DeviceSet::put_together(const schemas::PoolSpec& spec, const Areas& areas, const Members& members,
+                                            std::uint64_t sectors) const {
     const DmDevice device = part_device(spec, areas.part);
     DmTable table;
-    for (const auto& [number, member] : members) {
-        const std::uint64_t sectors = member.header.areas.*areas.sectors;
-        if (sectors == 0) continue;
-        const std::string below = device_number(TRY(block_device_number(member.path)));
-        table.push_back({"linear", sectors, fmt::format("{} {}", below, member.header.areas.*areas.start)});
+    for (const Part& part : in_order(members)) {
+        const std::uint64_t taken = std::min(part.areas->*areas.sectors, sectors);
+        if (taken == 0) continue;
+        sectors -= taken;
+        const std::string below = device_number(TRY(block_device_number(part.member->path)));
+        table.push_back({"linear", taken, fmt::format("{} {}", below, part.areas->*areas.start)});
     }
     const auto failed = [&](int number) -> Result<std::string> {
         if (number == EBUSY) {
@@ -284,10 +393,7 @@ Result<std::string> DeviceSet::put_together(const schemas::PoolSpec& spec, const
         if (const int number = dm_.create(device); number != 0) return failed(number);
     }
     const DmTable live = TRY(dm_.targets(device));
-    const bool same = live.size() >= table.size() &&
-                      std::equal(table.begin(), table.end(), live.begin(), [](const auto& a, const auto& b) {
-                          return a.type == b.type && a.sectors == b.sectors && a.parameters == b.parameters;
-                      });
+    const bool same = covers(live, table);
     if (created || !same || info->suspended) {
         int number = same ? 0 : dm_.load(device, table, false);
         if (number == 0) number = dm_.resume(device);
@@ -332,7 +438,7 @@ Result<void> DeviceSet::discard(const schemas::PoolSpec& spec, const Overwrite& 
 
 // ---- a mended copy of the metadata -----------------------------------------------------------
 
-Result<void> DeviceSet::rewrite(Member& member) const {
+Result<void> DeviceSet::rewrite(Member& member) {
     ++member.header.sequence;
     return write_header(member.path, encode_header(member.header));
 }
@@ -344,7 +450,7 @@ Result<std::string> DeviceSet::copy_place(const schemas::PoolSpec& spec, Place p
         first.header.mended = true;
         TRY(rewrite(first));
     }
-    return put_together(spec, Areas::spare(first.header.swapped), found);
+    return put_together(spec, Areas::spare(first.header.swapped), found, used_sizes(spec, found).metadata);
 }
 
 // One block is written, and with it the two areas change places. Gives words for where the damaged ones are kept.

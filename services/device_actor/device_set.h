@@ -1,5 +1,6 @@
 // The block devices that a pool has for its own: a header on each (device_header.h), and dm-linear devices put together
-// of their areas, on which the pool lies. They are known by their headers, whatever they are called after a boot.
+// of their areas, on which the pool lies: all of those for data, of which the pool's table has as much as it uses, and
+// of those for metadata as many as it uses. They are known by their headers, whatever they are called after a boot.
 //
 // Crash: a device without a whole header is not the pool's yet, or no more. One that the pool's metadata have taken up
 // is found also where the store does not know of it yet.
@@ -7,6 +8,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "common/device_mapper.h"
 #include "services/device_actor/device_header.h"
@@ -42,13 +44,26 @@ private:
     Result<Members> members(const schemas::PoolSpec& spec) const;
     Result<Members> all_members(const schemas::PoolSpec& spec) const;
     static bool suffice(const schemas::PoolSpec& spec, const Members& found);
+    struct Sizes {  // In sectors.
+        std::uint64_t data = 0;
+        std::uint64_t metadata = 0;
+    };
+    static Sizes sizes_of(const Members& members);
+    static Sizes used_sizes(const schemas::PoolSpec& spec, const Members& members);
+    struct Part {
+        const Member* member;
+        const DeviceAreas* areas;
+    };
+    static std::vector<Part> in_order(const Members& members);
     static Result<ThinPoolSuperblock> read_superblock(const Member& first);
     Result<void> check_may_take(const schemas::PoolSpec& spec, std::uint32_t number, const Overwrite& overwrite) const;
-    Result<void> take(const schemas::PoolSpec& spec, std::uint32_t first) const;
-    Result<Backing> assemble(const schemas::PoolSpec& spec, const Members& members) const;
+    static Result<std::vector<std::uint32_t>> lengthen(Members& members);
+    static Result<Members> plan_members(const schemas::PoolSpec& spec, const Members& found);
+    Result<Backing> assemble(const schemas::PoolSpec& spec, const Members& members, const Sizes& used) const;
     struct Areas;
-    Result<std::string> put_together(const schemas::PoolSpec& spec, const Areas& areas, const Members& members) const;
-    Result<void> rewrite(Member& member) const;
+    Result<std::string> put_together(const schemas::PoolSpec& spec, const Areas& areas, const Members& members,
+                                     std::uint64_t sectors) const;
+    static Result<void> rewrite(Member& member);
 
     std::string list_;
     DeviceMapper& dm_;

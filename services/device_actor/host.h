@@ -23,7 +23,9 @@ struct Backing {
     std::string metadata_path;
     std::uint64_t data_sectors = 0;
     std::uint64_t metadata_sectors = 0;
-    std::vector<schemas::PoolDevice> devices = {};  // What these two are put together of, as it is called now.
+    std::vector<schemas::PoolDevice> devices = {};  // What these two are put together of, as it is called now,
+    std::uint64_t most_data_sectors = 0;            // and what they have, with the pool's reserve.
+    std::uint64_t most_metadata_sectors = 0;
 };
 
 // What the growth of a pool leaves free in the file system below its files.
@@ -64,7 +66,8 @@ public:
     virtual Result<Backing> find_backing(const schemas::PoolSpec& spec) = 0;
     // Of one that is in use. loop: its files and their devices are as large as is said, durably, if they were smaller;
     // no_space if the file system could not fill them and keep kKeptFreeBytes. pair: nothing. devices: those that are
-    // not the pool's yet become so, and the two that the pool lies on are longer by them.
+    // not the pool's yet become so, what they have become larger by is its reserve, and the two that the pool lies on
+    // are as long as is said (0: as they can be); no_space if they cannot be.
     virtual Result<void> grow_backing(const schemas::PoolSpec& spec) = 0;
     // Detaches loop devices, takes apart what was put together of whole devices; fine if there are none.
     virtual Result<void> release_backing(const schemas::PoolSpec& spec) = 0;

@@ -78,6 +78,12 @@ void keep_untold(schemas::PoolSpec& found, const schemas::PoolSpec& asked) {
     found.metadata_path = asked.metadata_path;
 }
 
+void tell_of_devices(const Backing& backing, schemas::PoolState& state) {
+    state.spec.devices = backing.devices;
+    state.most_data_sectors = backing.most_data_sectors;
+    state.most_metadata_sectors = backing.most_metadata_sectors;
+}
+
 schemas::Superblock message_of(const ThinPoolSuperblock& found) {
     return {.zeroed = found.zeroed,
             .valid = found.valid,
@@ -134,16 +140,20 @@ Result<schemas::PoolState> DeviceActor::create_pool(const schemas::CreatePool& c
     TRY(check_may_become_ours(command.spec.pool));
     const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     auto state = TRY(pool_state(pool));
+    Backing backing;
     if (!state.loaded) {
         TRY(remove_half_made(pool));
         const Overwrite overwrite{.anything = command.force, .own_transaction_id = command.own_transaction_id};
-        const Backing backing = TRY(host_.make_backing(command.spec, overwrite));
+        backing = TRY(host_.make_backing(command.spec, overwrite));
         TRY(host_.record_own_pool(command.spec.pool.uuid));
         TRY(host_.zero_superblock(backing.metadata_path));
         TRY(load_pool(command.spec, backing, Load::writable));
         state = TRY(pool_state(pool));
+    } else if (command.spec.backing == kDevicesBacking) {
+        backing = TRY(host_.find_backing(command.spec));
     }
     state.superblock = TRY(superblock(state.metadata_device));
+    tell_of_devices(backing, state);
     keep_untold(state.spec, command.spec);
     return state;
 }
@@ -231,14 +241,13 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
     const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     const bool adopted = command.spec.backing == kAdoptedBacking;
     auto state = TRY(pool_state(pool));
-    std::vector<schemas::PoolDevice> devices;
+    Backing backing;
     if (!state.loaded && adopted) {
         return Error{Errc::unavailable, fmt::format("start pool: the adopted pool '{}' is not there yet", pool.name)};
     }
     if (!state.loaded) {
         TRY(remove_half_made(pool));
-        Backing backing = TRY(host_.find_backing(command.spec));
-        devices = backing.devices;
+        backing = TRY(host_.find_backing(command.spec));
         const auto before = TRY(host_.read_superblock(backing.metadata_path));
         TRY(check_superblock(before, command));
         // The kernel could not take up more: that is a change.
@@ -254,9 +263,9 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
         }
         state.superblock = TRY(superblock(state.metadata_device));
         if (!recorded) TRY(host_.record_own_pool(command.spec.pool.uuid));
-        if (command.spec.backing == kDevicesBacking) devices = TRY(host_.find_backing(command.spec)).devices;
+        if (command.spec.backing == kDevicesBacking) backing = TRY(host_.find_backing(command.spec));
     }
-    state.spec.devices = std::move(devices);
+    tell_of_devices(backing, state);
     keep_untold(state.spec, command.spec);
     return state;
 }
@@ -286,16 +295,21 @@ Result<schemas::PoolState> DeviceActor::grow_pool(const schemas::GrowPool& comma
         TRY(load_longer(pool, state, command.spec));
     }
     state = TRY(pool_state(pool));
+    if (command.spec.backing == kDevicesBacking) tell_of_devices(TRY(host_.find_backing(command.spec)), state);
     keep_untold(state.spec, command.spec);
     return state;
 }
 
-// If there is more data than in the live table, or who finds no room is to wait now, or no more.
+// If there is more data than in the live table, of whole devices: as is wanted of them; or who finds no room is to wait
+// now, or no more.
 Result<void> DeviceActor::load_longer(const DmDevice& pool, const schemas::PoolState& state,
                                       const schemas::PoolSpec& wanted) {
     Backing backing{.data_path = state.data_device, .metadata_path = state.metadata_device};
     backing.data_sectors = TRY(host_.device_sectors(state.data_device)) / state.spec.block_sectors;
     backing.data_sectors *= state.spec.block_sectors;
+    if (wanted.backing == kDevicesBacking && wanted.data_sectors != 0) {
+        backing.data_sectors = std::max(std::min(backing.data_sectors, wanted.data_sectors), state.spec.data_sectors);
+    }
     const bool same = state.spec.queue_if_no_space == wanted.queue_if_no_space;
     if (backing.data_sectors <= state.spec.data_sectors && same) return {};
     schemas::PoolSpec spec = state.spec;

@@ -24,17 +24,12 @@ std::string in_bytes(std::uint64_t sectors) {
 }
 
 // Those that it has already are no more.
-Result<schemas::PoolSpec> with_devices(schemas::PoolSpec spec, const schemas::PoolGrow& request) {
-    if (request.devices.empty() || request.data_bytes != 0 || request.metadata_bytes != 0) {
-        return Error{Errc::invalid_argument,
-                     "grow: this pool grows by whole devices: `cowslip pool grow --device DEV`"};
-    }
-    for (const std::string& path : request.devices) {
+void add_devices(schemas::PoolSpec& spec, const std::vector<std::string>& paths) {
+    for (const std::string& path : paths) {
         const bool known = std::any_of(spec.devices.begin(), spec.devices.end(),
                                        [&](const auto& device) { return device.path == path; });
         if (!known) spec.devices.push_back({path, new_uuid()});
     }
-    return spec;
 }
 
 }  // namespace
@@ -58,16 +53,24 @@ Result<void> PoolManager::check_growable() const {
 Result<schemas::PoolSpec> PoolManager::plan_growth(const schemas::PoolGrow& request) const {
     TRY(check_growable());
     schemas::PoolSpec spec = pool_row_->spec;
-    if (spec.backing == "devices") return with_devices(std::move(spec), request);
-    if (!request.devices.empty()) {
+    const bool sized = request.data_bytes != 0 || request.metadata_bytes != 0;
+    if (spec.backing == "devices") {
+        add_devices(spec, request.devices);
+        if (!sized) {  // All that they have.
+            spec.data_sectors = 0;
+            spec.metadata_sectors = 0;
+            spec.queue_if_no_space = pool_row_->limits.queue_when_full;
+            return spec;
+        }
+    } else if (!request.devices.empty()) {
         return Error{Errc::invalid_argument, "grow: only a pool with devices of its own takes more of them"};
     }
     if (spec.backing == "pair") {
-        if (request.data_bytes == 0 && request.metadata_bytes == 0) return spec;
+        if (!sized) return spec;
         return Error{Errc::invalid_argument,
                      "grow: this pool takes what its two devices have: make them larger, then `cowslip pool grow`"};
     }
-    if (request.data_bytes == 0 && request.metadata_bytes == 0) {
+    if (!sized) {
         return Error{Errc::invalid_argument, "grow: to which size? --data SIZE, --metadata SIZE, or both"};
     }
     const std::uint64_t data_sectors = request.data_bytes / kSectorBytes / spec.block_sectors * spec.block_sectors;
@@ -154,6 +157,7 @@ Task<std::string> PoolManager::carry_out_grow(Operation& operation, schemas::Poo
         co_return state.error();
     }
     tables.release();
+    take_backing(*state);
     take_status(operation, 0, state->status);
     Result<void> written = take_sizes(*state);
     if (written) written = store_.delete_operation(operation.number);
@@ -164,6 +168,13 @@ Task<std::string> PoolManager::carry_out_grow(Operation& operation, schemas::Poo
     if (!pool) co_return pool.error();
     reply.pool = std::move(*pool);
     co_return encode(reply);
+}
+
+void PoolManager::take_backing(const schemas::PoolState& state) {
+    pool_.data_device = state.data_device;
+    pool_.metadata_device = state.metadata_device;
+    pool_.most_data_sectors = state.most_data_sectors;
+    pool_.most_metadata_sectors = state.most_metadata_sectors;
 }
 
 // The row follows what the pool has become: by us, by whoever died before it was written down, or by its owner.

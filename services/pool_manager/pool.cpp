@@ -19,6 +19,11 @@ constexpr std::size_t kMostLeftBytes = 256 << 10U;          // What cleanup tell
 constexpr std::uint64_t kSmallestStepBytes = 64ULL << 20U;  // Unless it is said.
 constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
 
+// Of a pool that is told how much it has at first.
+std::uint64_t first_bytes(const schemas::PoolCreate& request) {
+    return request.loop_bytes != 0 ? request.loop_bytes : request.data_bytes;
+}
+
 // A limit makes it grow by itself.
 Result<schemas::PoolLimits> limits_of(const schemas::PoolCreate& request) {
     schemas::PoolLimits limits = request.limits;
@@ -27,14 +32,16 @@ Result<schemas::PoolLimits> limits_of(const schemas::PoolCreate& request) {
         return Error{Errc::invalid_argument, "an adopted pool keeps the features that its owner has given it"};
     }
     if (limits.max_bytes == 0 && limits.grow_step_bytes == 0) return limits;
-    if (request.loop_bytes == 0 || limits.max_bytes == 0) {
+    const std::uint64_t first = first_bytes(request);
+    if (first == 0 || limits.max_bytes == 0) {
         return Error{Errc::invalid_argument,
-                     "a pool in files (--loop SIZE) with a limit (--max-size SIZE) grows by itself, and no other"};
+                     "a pool in files (--loop SIZE), or with a part of its devices (--device DEV... --data-size SIZE), "
+                     "grows by itself up to a limit (--max-size SIZE), and no other"};
     }
-    if (limits.max_bytes < request.loop_bytes || limits.max_bytes > (1ULL << 54U)) {
+    if (limits.max_bytes < first || limits.max_bytes > (1ULL << 54U)) {
         return Error{Errc::invalid_argument, "max size: no less than the pool has, and at most 16 PiB"};
     }
-    if (limits.grow_step_bytes == 0) limits.grow_step_bytes = std::max(request.loop_bytes / 4, kSmallestStepBytes);
+    if (limits.grow_step_bytes == 0) limits.grow_step_bytes = std::max(first / 4, kSmallestStepBytes);
     if (limits.grow_step_bytes < request.block_size_bytes || limits.grow_step_bytes > (1ULL << 50U)) {
         return Error{Errc::invalid_argument, "grow step: at least a block of the pool, and at most 1 PiB"};
     }
@@ -53,8 +60,13 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
         request.block_size_bytes % 65536 != 0) {
         return Error{Errc::invalid_argument, "block size: a multiple of 64 KiB up to 1 GiB"};
     }
-    if (request.loop_bytes != 0 && (request.loop_bytes < kSmallestPoolBytes || request.loop_bytes > (1ULL << 60U))) {
+    const std::uint64_t first = first_bytes(request);
+    if (first != 0 && (first < kSmallestPoolBytes || first > (1ULL << 60U))) {
         return Error{Errc::invalid_argument, "a pool has at least 16 MiB"};
+    }
+    if (request.data_bytes != 0 && request.devices.empty()) {
+        return Error{Errc::invalid_argument,
+                     "only a pool with devices of its own (--device DEV...) takes a part of them"};
     }
     if (request.preallocate && request.loop_bytes == 0) {
         return Error{Errc::invalid_argument, "only a pool in files (--loop SIZE) can have its blocks allocated ahead"};
@@ -74,9 +86,9 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
     spec.metadata_path = request.metadata_device;
     spec.block_sectors = static_cast<std::uint32_t>(request.block_size_bytes / kSectorBytes);
     // Whole blocks: the kernel would leave the rest of the last one unused.
-    spec.data_sectors = request.loop_bytes / request.block_size_bytes * spec.block_sectors;
+    spec.data_sectors = first / request.block_size_bytes * spec.block_sectors;
     spec.metadata_sectors = request.metadata_bytes / 4096 * 8;
-    if (spec.backing == "loop" && spec.metadata_sectors == 0) {
+    if (first != 0 && spec.metadata_sectors == 0) {
         spec.metadata_sectors = default_metadata_sectors(spec.data_sectors, spec.block_sectors);
     }
     spec.preallocate = request.preallocate;
@@ -86,7 +98,7 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
     if (const schemas::PoolLimits& limits = request.limits; limits.max_bytes != 0) {
         const std::uint64_t block_bytes = request.block_size_bytes;
         spec.low_water_blocks =
-            std::max<std::uint64_t>(std::min(limits.grow_step_bytes / 2, request.loop_bytes / 4) / block_bytes, 1);
+            std::max<std::uint64_t>(std::min(limits.grow_step_bytes / 2, first / 4) / block_bytes, 1);
         spec.queue_if_no_space = limits.max_bytes / block_bytes * spec.block_sectors > spec.data_sectors;
     }
     spec.queue_if_no_space = spec.queue_if_no_space || request.limits.queue_when_full;
@@ -346,8 +358,7 @@ Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::P
     Result<void> written = store_.set_pool_spec(spec);
     if (!written) co_return written.error();
     pool_row_->spec = spec;
-    pool_.data_device = state->data_device;
-    pool_.metadata_device = state->metadata_device;
+    take_backing(*state);
     for (std::uint32_t tries = 0; tries < kMaxDeaths; ++tries) {
         schemas::SetTransactionId command{spec.pool, 0, pool_row_->planned};
         Result<schemas::Verdict> verdict = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
@@ -453,8 +464,7 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     }
     set_fault(PoolFault::none, "");
     unfind(FindingKind::pool, pool_row_->name);
-    pool_.data_device = state->data_device;
-    pool_.metadata_device = state->metadata_device;
+    take_backing(*state);
     pool_.snapshots_taken = state->superblock.time;
     take_status(operation, 0, state->status);
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};

@@ -214,6 +214,8 @@ private:
         std::string mode;  // As last announced.
         std::string data_device;
         std::string metadata_device;
+        std::uint64_t most_data_sectors = 0;  // On its own devices, with the reserve; 0: of another pool.
+        std::uint64_t most_metadata_sectors = 0;
         std::uint32_t snapshots_taken = 0;
     };
 
@@ -438,6 +440,7 @@ private:
     Task<std::string> resume_grow(Operation& operation, std::string body);
     Result<void> give_up_grow(Operation& operation, const Error& error);
     Task<std::string> carry_out_grow(Operation& operation, schemas::PoolSpec wanted);
+    void take_backing(const schemas::PoolState& state);
     Result<void> take_sizes(const schemas::PoolState& state);
 
     // space.cpp
@@ -446,6 +449,7 @@ private:
         std::uint64_t total = 0;
     };
     Space space_of(std::size_t kind) const;  // 0: data, 1: metadata; there is a status.
+    std::uint64_t grows_to_sectors() const;
     bool may_grow_beyond(std::uint64_t data_sectors) const;
     bool queues_at(std::uint64_t data_sectors) const;
     schemas::PoolLimits limits_in_force() const;

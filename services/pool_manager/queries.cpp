@@ -164,6 +164,8 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     reply.data_device = pool_.data_device;
     reply.metadata_device = pool_.metadata_device;
     for (const auto& device : spec.devices) reply.devices.push_back(device.path);
+    reply.reserve_bytes =
+        (pool_.most_data_sectors - std::min(pool_.most_data_sectors, spec.data_sectors)) * kSectorBytes;
     reply.snapshots_taken = pool_.snapshots_taken;
     reply.limits = limits_in_force();
     for (const auto& [label, bytes] : reply.limits.quotas) reply.quotas.push_back(quota_use(label, bytes));

@@ -165,8 +165,7 @@ Task<void> PoolManager::load_for_rebuild(Operation& operation, schemas::PoolRebu
     schemas::StartPool command{row.spec, row.confirmed, row.planned};
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) co_return state.error();
-    pool_.data_device = state->data_device;
-    pool_.metadata_device = state->metadata_device;
+    take_backing(*state);
     pool_.snapshots_taken = state->superblock.time;
     take_status(operation, 0, state->status);
     if (!pool_.writable) co_return Error{Errc::unavailable, fmt::format("rebuild: the pool is {}", pool_.mode)};
@@ -284,8 +283,7 @@ Task<void> PoolManager::start_read_only(Operation& operation) {
     schemas::StartPool command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned, true};
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) co_return state.error();
-    pool_.data_device = state->data_device;
-    pool_.metadata_device = state->metadata_device;
+    take_backing(*state);
     pool_.snapshots_taken = state->superblock.time;
     if (const auto status = parse_thin_pool_status(state->status)) pool_.status = *status;
     Result<void> labelled = co_await compare_label_read_only(operation);

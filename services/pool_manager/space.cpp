@@ -48,12 +48,18 @@ PoolManager::Space PoolManager::space_of(std::size_t kind) const {
     }
     const std::uint64_t block_bytes = pool_row_->spec.block_sectors * kSectorBytes;
     const std::uint64_t total = status.total_data_blocks * block_bytes;
-    return {status.used_data_blocks * block_bytes, std::max(total, pool_row_->limits.max_bytes)};
+    return {status.used_data_blocks * block_bytes, std::max(total, grows_to_sectors() * kSectorBytes)};
+}
+
+// By itself; 0: it does not grow.
+std::uint64_t PoolManager::grows_to_sectors() const {
+    const schemas::PoolSpec& spec = pool_row_->spec;
+    const std::uint64_t limit = pool_row_->limits.max_bytes / kSectorBytes / spec.block_sectors * spec.block_sectors;
+    return spec.backing == "devices" ? std::min(limit, pool_.most_data_sectors) : limit;
 }
 
 bool PoolManager::may_grow_beyond(std::uint64_t data_sectors) const {
-    const schemas::PoolSpec& spec = pool_row_->spec;
-    return pool_row_->limits.max_bytes / kSectorBytes / spec.block_sectors * spec.block_sectors > data_sectors;
+    return grows_to_sectors() > data_sectors;
 }
 
 // Who finds no room in a pool of this size waits for it: it comes by itself, or an operator wanted it so.
@@ -151,7 +157,7 @@ void PoolManager::warn_of_space(std::vector<std::string>* warnings) const {
         if (percent < kSpaceLevels.front()) continue;
         std::string warning = fmt::format("{} is {} % full", kind_name(kind), percent);
         if (kind == 0 && pool_row_->limits.max_bytes != 0) {
-            warning += fmt::format(" of the limit {}", format_size(space.total));
+            warning += fmt::format(" of the {} that it may become", format_size(space.total));
         }
         if (const auto seconds = full_in_seconds(kind)) {
             warning += fmt::format("; at the rate of the last minutes it is full in {}",
@@ -172,18 +178,23 @@ std::optional<schemas::PoolSpec> PoolManager::wanted_extension() const {
     const std::uint64_t free_blocks =
         status.total_data_blocks - std::min(status.used_data_blocks, status.total_data_blocks);
     if (free_blocks < now.low_water_blocks && may_grow_beyond(now.data_sectors)) {
-        const std::uint64_t limit = pool_row_->limits.max_bytes / kSectorBytes;
-        wanted.data_sectors = std::min(now.data_sectors + pool_row_->limits.grow_step_bytes / kSectorBytes, limit);
+        wanted.data_sectors = now.data_sectors + pool_row_->limits.grow_step_bytes / kSectorBytes;
+        wanted.data_sectors = std::min(wanted.data_sectors, grows_to_sectors());
         wanted.data_sectors -= wanted.data_sectors % now.block_sectors;
     }
     // Before data can be lost for want of them. What the kernel has not taken up yet is enough for now.
     const bool taken_up = now.metadata_sectors / 8 <= status.total_metadata_blocks;
     if (status.used_metadata_blocks * 4 >= status.total_metadata_blocks * 3 && taken_up) {
         const std::uint64_t step = std::max(now.metadata_sectors / 4, kLeastMetadataStepSectors);
-        wanted.metadata_sectors = std::min(now.metadata_sectors + step / 8 * 8, kMaxMetadataSectors);
+        const std::uint64_t most = now.backing == "devices" ? pool_.most_metadata_sectors : kMaxMetadataSectors;
+        wanted.metadata_sectors = std::min(now.metadata_sectors + step / 8 * 8, most);
     }
     wanted.queue_if_no_space = queues_at(wanted.data_sectors);
-    if (wanted.data_sectors == now.data_sectors && wanted.metadata_sectors <= now.metadata_sectors) return std::nullopt;
+    const bool larger = wanted.data_sectors != now.data_sectors || wanted.metadata_sectors > now.metadata_sectors;
+    // Who finds no room is to wait, or no more: the devices were found to have more than it was made with, or no more.
+    const bool otherwise = wanted.queue_if_no_space != now.queue_if_no_space && !growth_fails_;
+    if (!larger && !otherwise) return std::nullopt;
+    wanted.metadata_sectors = std::max(wanted.metadata_sectors, now.metadata_sectors);
     return wanted;
 }
 

@@ -91,7 +91,7 @@ TEST_CASE("a pool has block devices for its own, and grows by one while it is us
     write_all(machine, 2, 200, 'a');  // On both.
 
     use(machine, {&first, &second, &third});
-    machine.spec.data_sectors = made.spec.data_sectors;
+    machine.spec.metadata_sectors = 0;  // All that there is.
     const auto grown = machine.actor.grow_pool({machine.spec});
     INFO((grown ? "" : grown.error().message));
     REQUIRE(grown);
@@ -113,6 +113,186 @@ TEST_CASE("a pool has block devices for its own, and grows by one while it is us
     CHECK(started->spec.data_sectors == grown->spec.data_sectors);
     machine.activate(2);
     check_all(machine, 2, 250, 'c');
+}
+
+TEST_CASE("a pool takes a part of its devices, and more of them while it is used", "[pool]") {
+    Machine machine;
+    const LoopDisk first(kDiskSectors);
+    const LoopDisk second(kDiskSectors);
+    use(machine, {&first, &second});
+    machine.spec.data_sectors = 64 * kMib;
+    machine.spec.metadata_sectors = 4 * kMib;
+    const auto made = make(machine);
+    CHECK(made.spec.data_sectors == 64 * kMib);
+    CHECK(made.spec.metadata_sectors == 4 * kMib);
+    CHECK(parse_thin_pool_status(made.status)->total_metadata_blocks == 4 * kMib / 8);
+    // Each has metadata in reserve for all its data.
+    const std::uint64_t reserved = default_metadata_sectors(kDiskSectors, 128);
+    CHECK(made.most_metadata_sectors == 2 * reserved);
+    CHECK(made.most_data_sectors == 2 * (kDiskSectors - kMib - 2 * reserved));
+    machine.make_thin(2);
+    machine.activate(2);
+    write_all(machine, 2, 60, 'a');
+    const auto grow = [&](std::uint64_t data_mib, std::uint64_t metadata_mib) {
+        auto spec = machine.spec;
+        spec.data_sectors = data_mib * kMib;
+        spec.metadata_sectors = metadata_mib * kMib;
+        return machine.actor.grow_pool({spec});
+    };
+    const auto refused = grow(1024, 4);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == Errc::no_space);
+    CHECK(grow(64, 1024).error().code == Errc::no_space);
+    // With metadata that lie on both devices.
+    const auto grown = grow(150, 24);
+    INFO((grown ? "" : grown.error().message));
+    REQUIRE(grown);
+    CHECK(grown->spec.data_sectors == 150 * kMib);
+    CHECK(grown->spec.metadata_sectors == 24 * kMib);
+    CHECK(parse_thin_pool_status(grown->status)->total_metadata_blocks == 24 * kMib / 8);
+    write_all(machine, 2, 140, 'c');
+
+    REQUIRE(machine.actor.deactivate({machine.pool, 2})->error_number == 0);
+    REQUIRE(machine.actor.stop_pool({machine.spec}));
+    SECTION("written down") {
+        machine.spec = grown->spec;
+    }
+    SECTION("only the metadata know of it, since somebody died") {}
+    SECTION("the store is lost") {
+        machine.spec.data_sectors = machine.spec.metadata_sectors = 0;
+    }
+    const auto started = start(machine);
+    INFO((started ? "" : started.error().message));
+    REQUIRE(started);
+    CHECK(started->spec.data_sectors == 150 * kMib);
+    CHECK(started->spec.metadata_sectors == 24 * kMib);
+    machine.activate(2);
+    check_all(machine, 2, 140, 'c');
+    // Mended and counted anew they lie in areas that are as large.
+    REQUIRE(machine.actor.deactivate({machine.pool, 2})->error_number == 0);
+    machine.spec = started->spec;
+    REQUIRE(machine.actor.stop_pool({machine.spec}));
+    REQUIRE(machine.actor.repair_metadata({machine.spec, "", kTag + 1})->sound);
+    REQUIRE(machine.actor.replace_metadata({machine.spec}));
+    const auto mended = start(machine);
+    REQUIRE(mended);
+    CHECK(mended->spec.metadata_sectors == 24 * kMib);
+    machine.activate(2);
+    check_all(machine, 2, 140, 'c');
+}
+
+TEST_CASE("what a pool's device has become larger by lies behind all that was there", "[pool]") {
+    Machine machine;
+    const LoopDisk first(64 * kMib);
+    const LoopDisk second(64 * kMib);
+    use(machine, {&first, &second});
+    machine.spec.metadata_sectors = 12 * kMib;
+    const auto made = make(machine);
+    machine.make_thin(2);
+    machine.activate(2, 300 * kMib);
+    write_all(machine, 2, 90, 'a');
+    const auto grow_all = [&] {
+        machine.spec.data_sectors = machine.spec.metadata_sectors = 0;
+        const auto grown = machine.actor.grow_pool({machine.spec});
+        INFO((grown ? "" : grown.error().message));
+        REQUIRE(grown);
+        machine.spec = grown->spec;
+        return *grown;
+    };
+    CHECK(grow_all().spec.data_sectors == made.spec.data_sectors);
+    first.grow(128 * kMib);
+    const auto once = grow_all();
+    // With what so large a pool wants of metadata, and as much again to mend them.
+    CHECK(once.spec.metadata_sectors == default_metadata_sectors(once.spec.data_sectors, 128));
+    CHECK(once.spec.data_sectors == made.spec.data_sectors + 54 * kMib);
+    write_all(machine, 2, 150, 'c');
+    // What is at the end goes on; and what was in between has another area, on either device.
+    first.grow(144 * kMib);
+    const auto longer = grow_all();
+    CHECK(longer.spec.data_sectors == once.spec.data_sectors + 16 * kMib);
+    CHECK(longer.spec.metadata_sectors == once.spec.metadata_sectors);
+    second.grow(128 * kMib);
+    CHECK(grow_all().spec.data_sectors > longer.spec.data_sectors);
+    first.grow(208 * kMib);
+    const auto last = grow_all();
+    write_all(machine, 2, 280, 'e');
+    check_all(machine, 2, 280, 'e');
+
+    REQUIRE(machine.actor.deactivate({machine.pool, 2})->error_number == 0);
+    REQUIRE(machine.actor.stop_pool({machine.spec}));
+    SECTION("at a start") {}
+    SECTION("at one after a death before it was written down") {
+        machine.spec = made.spec;
+    }
+    const auto started = start(machine);
+    INFO((started ? "" : started.error().message));
+    REQUIRE(started);
+    CHECK(started->spec.data_sectors == last.spec.data_sectors);
+    machine.activate(2, 300 * kMib);
+    check_all(machine, 2, 280, 'e');
+}
+
+TEST_CASE("an enlarged device whose header was torn while it was written is as it was, or larger", "[pool]") {
+    Machine machine;
+    const LoopDisk disk(kDiskSectors);
+    use(machine, {&disk});
+    const auto made = make(machine);
+    REQUIRE(machine.actor.stop_pool({machine.spec}));
+    std::string older(4096, '\0');
+    REQUIRE(read_blocks(disk.path(), 0, older) == 0);
+    machine.spec = made.spec;
+    REQUIRE(start(machine));
+    disk.grow(2 * kDiskSectors);
+    // The power goes before the pool has taken it: these are the header's two copies then.
+    auto spec = made.spec;
+    REQUIRE(machine.actor.grow_pool({spec}));
+    REQUIRE(machine.actor.stop_pool({machine.spec}));
+    SECTION("the first one is older") {
+        overwrite(disk.path(), older);
+    }
+    SECTION("the second one is torn") {
+        overwrite(disk.path(), older);
+        overwrite(disk.path(), "torn", static_cast<off_t>(kSecondHeaderOffset + 100));
+    }
+    const auto started = start(machine);
+    INFO((started ? "" : started.error().message));
+    REQUIRE(started);
+    CHECK(started->spec.data_sectors == made.spec.data_sectors);
+    spec.data_sectors = spec.metadata_sectors = 0;
+    const auto grown = machine.actor.grow_pool({spec});
+    REQUIRE(grown);
+    CHECK(grown->spec.data_sectors > made.spec.data_sectors + kDiskSectors / 2);
+}
+
+TEST_CASE("a create that is repeated after a power cut finds the areas that it had made", "[pool]") {
+    Machine machine;
+    const LoopDisk first(kDiskSectors);
+    const LoopDisk second(kDiskSectors);
+    use(machine, {&first, &second});
+    SECTION("of all that there is") {}
+    SECTION("of a part") {
+        machine.spec.data_sectors = 64 * kMib;
+    }
+    const auto made = make(machine);  // Its sizes are those that are written down now.
+    REQUIRE(machine.actor.stop_pool({machine.spec}));
+    const auto again = machine.actor.create_pool({.spec = machine.spec, .own_transaction_id = kTag + 1});
+    INFO((again ? "" : again.error().message));
+    REQUIRE(again);
+    CHECK(again->spec.data_sectors == made.spec.data_sectors);
+    CHECK(again->spec.metadata_sectors == made.spec.metadata_sectors);
+}
+
+// A create was refused, since the metadata of a larger pool that had been undone there told of devices that are not
+// its.
+TEST_CASE("metadata of an older pool, which nobody wiped, do not tell how large a new one is", "[pool]") {
+    Machine machine;
+    const LoopDisk first(kDiskSectors);
+    const LoopDisk second(kDiskSectors);
+    use(machine, {&first, &second});
+    make(machine);
+    REQUIRE(machine.actor.discard_pool({.spec = machine.spec, .own_transaction_id = kTag + 1}));
+    use(machine, {&first});
+    CHECK(make(machine).spec.data_sectors == kFirstData);
 }
 
 TEST_CASE("a pool's devices are found by their headers, whatever they are called", "[pool]") {
@@ -137,7 +317,7 @@ TEST_CASE("a pool's devices are found by their headers, whatever they are called
         const auto recorded = machine.spec;
         REQUIRE(start(machine));
         use(machine, {&first, &second, &third});
-        machine.spec.data_sectors = recorded.data_sectors;
+        machine.spec.metadata_sectors = 0;
         const auto grown = machine.actor.grow_pool({machine.spec});
         REQUIRE(grown);
         REQUIRE(machine.actor.stop_pool({machine.spec}));
@@ -355,6 +535,7 @@ TEST_CASE("a pool's own devices are given back clean, and a refused pool leaves 
     CHECK(is_clean(second));
     CHECK(machine.dm.list("COWSLIP-" + machine.uuid)->empty());
     CHECK(machine.actor.discard_pool(command));
+    use(machine, {&first, &second});
     CHECK(machine.actor.create_pool({.spec = machine.spec}));
 }
 

@@ -147,6 +147,40 @@ expect 'what is on the devices' '' "$(blkid -p "$data" "$metadata" || true)"
 losetup --detach "$data"
 losetup --detach "$metadata"
 
+# ---- with a part of block devices of its own, of which one becomes larger
+
+one=$(device_of one 96M)
+other=$(device_of other 96M)
+services
+ask pool create --device "$one" "$other" --data-size 32M --metadata-size 4M
+expect 'data at first' 32 "$(data_mib)"
+grow_from_reserve() {
+  ask pool grow --data 80M --metadata 8M
+  expect 'data' 80 "$(data_mib)"
+  expect 'metadata' 8 "$(field 'p["metadata"]["total_bytes"] // 1048576')"
+  grow_device one 192M
+  rm -f "$folder/pieces"
+  wait_for 20 test -e "$folder/pieces"  # It writes still.
+  ask pool grow
+  expect 'what is in reserve' 0 "$(field 'p["reserve_bytes"]')"
+}
+use 'a part of its own devices' grow_from_reserve
+end_pool
+
+# By itself.
+services
+ask pool create --device "$one" "$other" --data-size 32M --max-size 160M --grow-step 16M
+fill_up() {
+  ask create filler --size 256M --fs none
+  dd if=/dev/zero of="$(ask attach filler)" bs=1M count=64 conv=fsync status=none
+  ask detach filler
+  ask rm --wait filler
+}
+use 'a part of its own devices, by itself' fill_up
+end_pool
+losetup --detach "$one"
+losetup --detach "$other"
+
 # ---- with block devices of its own, which are called otherwise after a restart
 
 one=$(device_of one 96M)

@@ -64,7 +64,15 @@ Result<Backing> FakeHost::make_backing(const schemas::PoolSpec& spec, const Over
         return backing;
     }
     if (spec.backing == "devices") {
+        std::uint64_t sectors = 0;
+        for (const auto& device : spec.devices) {
+            if (kernel_.media.contains(device.path)) sectors += kernel_.media.at(device.path).sectors;
+        }
+        if (spec.data_sectors + kDevicesMetadataSectors > sectors) {
+            return Error{Errc::invalid_argument, "the devices have less"};
+        }
         TRY(take_devices(spec, overwrite));
+        kernel_.media.erase(kDevicesMetadata);
         return find_backing(spec);
     }
     if (kernel_.media.contains(kMetadataFile) && !may_format(kernel_.media.at(kMetadataFile).metadata, overwrite)) {
@@ -94,6 +102,7 @@ Result<void> FakeHost::take_devices(const schemas::PoolSpec& spec, const Overwri
         kernel_.effect("head " + device.path);
         medium.device_id = device.id;
         medium.device_pool = spec.pool.uuid;
+        medium.device_sectors = medium.sectors;
         medium.signature.clear();
     }
     return {};
@@ -101,57 +110,82 @@ Result<void> FakeHost::take_devices(const schemas::PoolSpec& spec, const Overwri
 
 Result<Backing> FakeHost::find_backing(const schemas::PoolSpec& spec) {
     Backing backing{.data_path = spec.data_path, .metadata_path = spec.metadata_path};
-    if (spec.backing == "devices") {
-        std::uint64_t sectors = 0;
-        for (const auto& device : spec.devices) {
-            const auto medium = kernel_.media.find(device.path);
-            if (medium == kernel_.media.end() || medium->second.device_id.empty()) continue;
-            if (!device.id.empty() && medium->second.device_id != device.id) continue;
-            sectors += medium->second.sectors - kDevicesMetadataSectors;
-            backing.devices.push_back({device.path, medium->second.device_id});
-        }
-        // Those that the pool's metadata have taken up, though nobody has written them down.
-        for (const auto& [path, medium] : kernel_.media) {
-            const bool known = std::any_of(backing.devices.begin(), backing.devices.end(),
-                                           [&](const auto& device) { return device.id == medium.device_id; });
-            if (medium.device_pool != spec.pool.uuid || known || kernel_.media[kDevicesData].sectors <= sectors)
-                continue;
-            sectors += medium.sectors - kDevicesMetadataSectors;
-            backing.devices.push_back({path, medium.device_id});
-        }
-        if (sectors == 0 || sectors < spec.data_sectors) return Error{Errc::unavailable, "a device is not there"};
-        kernel_.effect("put together");
-        kernel_.media[kDevicesData].sectors = sectors;
-        kernel_.media[kDevicesMetadata].sectors = kDevicesMetadataSectors;
-        backing.data_path = TRY(attach(kDevicesData, 0));
-        backing.metadata_path = TRY(attach(kDevicesMetadata, 0));
-    }
+    if (spec.backing == "devices") return find_devices(spec);
     if (spec.backing == "loop") {
         backing.data_path = TRY(attach(kDataFile, spec.data_sectors));
         backing.metadata_path = TRY(attach(kMetadataFile, spec.metadata_sectors));
     }
     for (const auto& path : {backing.data_path, backing.metadata_path}) {
         if (spec.backing == "pair") TRY(check_listed(path));
-        if (spec.backing != "devices") TRY(check_unused(path));
+        TRY(check_unused(path));
     }
     backing.data_sectors = TRY(device_sectors(backing.data_path));
     backing.metadata_sectors = TRY(device_sectors(backing.metadata_path));
     return backing;
 }
 
-Result<void> FakeHost::grow_backing(const schemas::PoolSpec& spec) {
-    if (spec.backing == "devices") {
-        schemas::PoolSpec fresh = spec;
-        std::erase_if(fresh.devices,
-                      [&](const auto& device) { return kernel_.media.at(device.path).device_id == device.id; });
-        TRY(take_devices(fresh, {}));
-        std::uint64_t sectors = 0;
-        for (const auto& device : spec.devices)
-            sectors += kernel_.media.at(device.path).sectors - kDevicesMetadataSectors;
-        kernel_.effect("put together");
-        kernel_.media.at(kDevicesData).sectors = sectors;
-        return {};
+// The metadata that are in use lie in a medium of their own, as large as they are; at first as is asked.
+Result<Backing> FakeHost::find_devices(const schemas::PoolSpec& spec) {
+    Backing backing;
+    std::uint64_t sectors = 0;
+    for (const auto& device : spec.devices) {
+        const auto medium = kernel_.media.find(device.path);
+        if (medium == kernel_.media.end() || medium->second.device_id.empty()) continue;
+        if (!device.id.empty() && medium->second.device_id != device.id) continue;
+        sectors += medium->second.device_sectors - kDevicesMetadataSectors;
+        backing.devices.push_back({device.path, medium->second.device_id});
     }
+    const FakeMetadata& core = kernel_.media[kDevicesMetadata].metadata;
+    const std::uint64_t taken_up = core.data_blocks * core.block_sectors;
+    // Those that the pool's metadata have taken up, though nobody has written them down.
+    for (const auto& [path, medium] : kernel_.media) {
+        const bool known = std::any_of(backing.devices.begin(), backing.devices.end(),
+                                       [&](const auto& device) { return device.id == medium.device_id; });
+        if (medium.device_pool != spec.pool.uuid || known || taken_up <= sectors) continue;
+        sectors += medium.device_sectors - kDevicesMetadataSectors;
+        backing.devices.push_back({path, medium.device_id});
+    }
+    if (sectors == 0 || sectors < spec.data_sectors) return Error{Errc::unavailable, "a device is not there"};
+    kernel_.effect("put together");
+    kernel_.media[kDevicesData].sectors = sectors;
+    std::uint64_t& metadata = kernel_.media[kDevicesMetadata].sectors;
+    metadata = std::max(metadata,
+                        spec.metadata_sectors == 0 && metadata == 0 ? kDevicesMetadataSectors : spec.metadata_sectors);
+    backing.data_path = TRY(attach(kDevicesData, 0));
+    backing.metadata_path = TRY(attach(kDevicesMetadata, 0));
+    backing.data_sectors = std::max(spec.data_sectors, taken_up);
+    if (backing.data_sectors == 0) backing.data_sectors = sectors;
+    backing.metadata_sectors = metadata;
+    backing.most_data_sectors = sectors;
+    backing.most_metadata_sectors = kDevicesMetadataSectors;
+    return backing;
+}
+
+Result<void> FakeHost::grow_devices(const schemas::PoolSpec& spec) {
+    schemas::PoolSpec fresh = spec;
+    std::erase_if(fresh.devices,
+                  [&](const auto& device) { return kernel_.media.at(device.path).device_id == device.id; });
+    std::uint64_t most = 0;
+    for (const auto& device : spec.devices) most += kernel_.media.at(device.path).sectors - kDevicesMetadataSectors;
+    if (spec.data_sectors > most || spec.metadata_sectors > kDevicesMetadataSectors) {
+        return Error{Errc::no_space, "the devices have less"};
+    }
+    for (const auto& device : spec.devices) {
+        FakeMedium& medium = kernel_.media.at(device.path);
+        if (medium.device_id != device.id || medium.device_sectors == medium.sectors) continue;
+        kernel_.effect("head " + device.path);
+        medium.device_sectors = medium.sectors;
+    }
+    TRY(take_devices(fresh, {}));
+    schemas::PoolSpec grown = spec;
+    grown.data_sectors = 0;
+    if (grown.metadata_sectors == 0) grown.metadata_sectors = kDevicesMetadataSectors;
+    TRY(find_devices(grown));
+    return {};
+}
+
+Result<void> FakeHost::grow_backing(const schemas::PoolSpec& spec) {
+    if (spec.backing == "devices") return grow_devices(spec);
     if (spec.backing != "loop") return {};
     FakeMedium& data = kernel_.media.at(kDataFile);
     FakeMedium& metadata = kernel_.media.at(kMetadataFile);

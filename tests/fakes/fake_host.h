@@ -42,6 +42,8 @@ public:
 
 private:
     Result<std::string> attach(const std::string& medium, std::uint64_t sectors);
+    Result<Backing> find_devices(const schemas::PoolSpec& spec);
+    Result<void> grow_devices(const schemas::PoolSpec& spec);
     Result<void> take_devices(const schemas::PoolSpec& spec, const Overwrite& overwrite);
     Result<void> check_unused(const std::string& path);
     bool claimed(dev_t number) const;

@@ -58,7 +58,8 @@ struct FakeMedium {
     std::set<std::uint32_t> deleted = {};  // Thin ids, also where that was not committed.
     std::string signature = {};            // What libblkid would call it, e.g. "ext4 file system".
     std::string device_id = {};            // In the header of a pool's own device,
-    std::string device_pool = {};          // and that pool.
+    std::string device_pool = {};          // and that pool,
+    std::uint64_t device_sectors = 0;      // and how large it is by that.
     // Of a pool's data: the 4 KiB blocks of internal thins, by thin id and offset. Pools that were made alike have them
     // in the same places, so another pool's metadata find these.
     std::map<std::pair<std::uint32_t, std::uint64_t>, std::string> contents = {};

@@ -185,6 +185,18 @@ void make_on_device(World& world) {
     REQUIRE(world.call(create("base")));
 }
 
+// 1 GiB of the 2 that its devices have.
+void make_with_reserve(World& world, schemas::PoolLimits limits = {}) {
+    if (!world.kernel.media.contains("/dev/vda")) add_disks(world);
+    schemas::PoolCreate pool;
+    pool.devices = {"/dev/vda", "/dev/vdb"};
+    pool.data_bytes = 1024 * kMiB;
+    pool.metadata_bytes = 8 * kMiB;
+    pool.limits = limits;
+    REQUIRE(world.call(pool));
+    REQUIRE(world.call(create("base")));
+}
+
 schemas::PoolGrow by_devices(std::vector<std::string> paths) {
     schemas::PoolGrow request;
     request.devices = std::move(paths);
@@ -197,8 +209,8 @@ TEST_CASE("a pool with devices of its own grows by whole devices", "[manager]") 
     World world({.seed = 1});
     make_on_device(world);
     CHECK(size_of_pool(world).backing == "devices");
-    CHECK(word(world.ask_once(grow(2048))) == "invalid_argument");
-    CHECK(word(world.ask_once(grow(0))) == "invalid_argument");
+    CHECK(word(world.ask_once(grow(2048))) == "no_space");
+    CHECK_FALSE(world.call(grow(0))->changed);
     REQUIRE(world.call(get("base")));
     const auto grown = world.call(by_devices({"/dev/vdb", "/dev/vdc"}));
     REQUIRE(grown);
@@ -211,6 +223,75 @@ TEST_CASE("a pool with devices of its own grows by whole devices", "[manager]") 
     REQUIRE(world.call(schemas::PoolStart{}));
     CHECK(size_of_pool(world).data.total_bytes == 3072 * kMiB);
     check_quiet(world);
+}
+
+TEST_CASE("a pool takes a part of its devices, and of the rest what it is told to", "[manager]") {
+    World world({.seed = 1});
+    make_with_reserve(world);
+    CHECK(size_of_pool(world).data.total_bytes == 1024 * kMiB);
+    CHECK(size_of_pool(world).metadata.total_bytes == 8 * kMiB);
+    CHECK(size_of_pool(world).reserve_bytes == 1024 * kMiB);
+    REQUIRE(world.call(get("base")));
+    CHECK(word(world.ask_once(grow(512))) == "invalid_argument");
+    CHECK(word(world.ask_once(grow(4096))) == "no_space");
+    CHECK(word(world.ask_once(grow(0, 32))) == "no_space");
+    CHECK(size_of_pool(world).data.total_bytes == 1024 * kMiB);
+    REQUIRE(world.call(grow(1536, 12))->changed);
+    CHECK(size_of_pool(world).data.total_bytes == 1536 * kMiB);
+    CHECK(size_of_pool(world).metadata.total_bytes == 12 * kMiB);
+    CHECK(size_of_pool(world).reserve_bytes == 512 * kMiB);
+    // To the reserve, and to the pool what is said.
+    auto request = by_devices({"/dev/vdc"});
+    request.data_bytes = 1536 * kMiB;
+    CHECK_FALSE(world.call(request)->changed);
+    CHECK(size_of_pool(world).reserve_bytes == 1536 * kMiB);
+    REQUIRE(world.call(put("base")));
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    REQUIRE(world.call(schemas::PoolStart{}));
+    CHECK(size_of_pool(world).data.total_bytes == 1536 * kMiB);
+    CHECK(size_of_pool(world).metadata.total_bytes == 12 * kMiB);
+    CHECK(size_of_pool(world).reserve_bytes == 1536 * kMiB);
+    REQUIRE(world.call(grow(0))->changed);  // All.
+    CHECK(size_of_pool(world).data.total_bytes == 3072 * kMiB);
+    CHECK(size_of_pool(world).metadata.total_bytes == 16 * kMiB);
+    CHECK(size_of_pool(world).reserve_bytes == 0);
+    check_quiet(world);
+}
+
+TEST_CASE("what a pool's own device has become larger by is taken when the pool is grown", "[manager]") {
+    World world({.seed = 1});
+    make_on_device(world);
+    world.kernel.media.at("/dev/vda").sectors += 1024 * kGrowMiB;
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    REQUIRE(world.call(schemas::PoolStart{}));
+    CHECK(size_of_pool(world).data.total_bytes == 1024 * kMiB);
+    SECTION("all of it") {
+        REQUIRE(world.call(grow(0))->changed);
+        CHECK(size_of_pool(world).data.total_bytes == 2048 * kMiB);
+    }
+    SECTION("a part of it") {
+        REQUIRE(world.call(grow(1536))->changed);
+        CHECK(size_of_pool(world).data.total_bytes == 1536 * kMiB);
+        CHECK(size_of_pool(world).reserve_bytes == 512 * kMiB);
+    }
+    check_quiet(world);
+}
+
+TEST_CASE("only a pool with devices of its own takes a part of them", "[manager]") {
+    World world({.seed = 1});
+    add_disks(world);
+    schemas::PoolCreate pool;
+    pool.data_bytes = 1024 * kMiB;
+    CHECK(word(world.ask_once(pool)) == "invalid_argument");
+    pool.loop_bytes = 1024 * kMiB;
+    CHECK(word(world.ask_once(pool)) == "invalid_argument");
+    pool.loop_bytes = 0;
+    pool.devices = {"/dev/vda"};
+    pool.data_bytes = 2048 * kMiB;  // More than it has.
+    CHECK(word(world.ask_once(pool)) == "invalid_argument");
+    pool.data_bytes = 0;
+    pool.limits.max_bytes = 2048 * kMiB;
+    CHECK(word(world.ask_once(pool)) == "invalid_argument");
 }
 
 TEST_CASE("a device that cannot become the pool's is refused, and forgotten", "[manager]") {
@@ -305,6 +386,24 @@ TEST_CASE("a death or power cut at any effect or turn of a growth by a device lo
         [](World& world) {
             CHECK(size_of_pool(world).data.total_bytes == 2048 * kMiB);
             CHECK(size_of_pool(world).devices == std::vector<std::string>{"/dev/vda", "/dev/vdb"});
+            CHECK(exists(world, "base"));
+            CHECK(world.store().unfinished_operations().empty());
+        });
+}
+
+TEST_CASE("a death or power cut at any effect or turn of a growth from the reserve loses nothing", "[simulation]") {
+    die_everywhere(
+        GENERATE(false, true),
+        [](World& world) {
+            make_with_reserve(world);
+            world.kernel.media.at("/dev/vda").sectors = 2064 * kGrowMiB;
+            world.kernel.media.at("/dev/vdb").sectors = 2064 * kGrowMiB;
+            REQUIRE(world.call(grow(3072, 12)));
+        },
+        [](World& world) {
+            CHECK(size_of_pool(world).data.total_bytes == 3072 * kMiB);
+            CHECK(size_of_pool(world).metadata.total_bytes == 12 * kMiB);
+            CHECK(size_of_pool(world).reserve_bytes == 1024 * kMiB);
             CHECK(exists(world, "base"));
             CHECK(world.store().unfinished_operations().empty());
         });

@@ -122,6 +122,57 @@ TEST_CASE("a pool that cannot be extended says why, lets nobody wait, and is ext
     check_quiet(world);
 }
 
+TEST_CASE("a pool with a reserve on its devices is extended by steps as far as these go", "[manager]") {
+    World world({.seed = 1});
+    for (const std::string path : {"/dev/vda", "/dev/vdb"}) {
+        world.kernel.add_disk(path, 1040 * kSpaceMiB);  // 16 are metadata.
+        world.kernel.allowed_devices.insert(path);
+    }
+    schemas::PoolCreate pool;
+    pool.devices = {"/dev/vda", "/dev/vdb"};
+    pool.data_bytes = 512 * kMiB;
+    pool.metadata_bytes = 8 * kMiB;
+    pool.limits = {.max_bytes = 4096 * kMiB, .grow_step_bytes = 256 * kMiB};
+    REQUIRE(world.call(pool));
+    schemas::VolumeCreate base = create("base");
+    base.size_bytes = 16384 * kMiB;
+    REQUIRE(world.call(base));
+    REQUIRE(world.call(get("base")));
+    for (int written = 0; written < 1900; written += 40) {
+        REQUIRE(write_mib(world, 40) == 0);
+        world.run_for(300);
+    }
+    CHECK(world.kernel.refused_writes == 0);
+    CHECK(told_of_space(world, "pool.extended", "data").size() == 6);
+    CHECK(room_of_pool(world).data.total_bytes == 2048 * kMiB);
+    CHECK(room_of_pool(world).reserve_bytes == 0);
+    // Nobody is kept waiting for what they do not have.
+    CHECK(room_of_pool(world).features.empty());
+    CHECK(write_mib(world, 1024) == ENOSPC);
+    world.run_for(2000);
+    CHECK(word(world.ask_once(create("a", "base"))) == "no_space");
+    const auto tries = world.commands["device.grow_pool"];
+    world.kernel.used_metadata_blocks = 7 * kMiB / 4096;
+    world.run_for(10000);
+    CHECK(room_of_pool(world).metadata.total_bytes == 12 * kMiB);
+    world.kernel.used_metadata_blocks = 11 * kMiB / 4096;
+    world.run_for(10000);
+    CHECK(room_of_pool(world).metadata.total_bytes == 16 * kMiB);
+    world.kernel.used_metadata_blocks = 15 * kMiB / 4096;
+    world.run_for(10000);
+    CHECK(world.commands["device.grow_pool"] == tries + 2);
+    // One becomes larger: an operator says so, and it goes on by itself, with who finds no room waiting.
+    world.kernel.media.at("/dev/vdb").sectors += 2048 * kSpaceMiB;
+    REQUIRE(world.call(schemas::PoolGrow{2304 * kMiB, 0, {}}));
+    world.run_for(2000);
+    CHECK(room_of_pool(world).features == std::vector<std::string>{"queue_if_no_space"});
+    CHECK(write_mib(world, 200) == 0);
+    world.run_for(2000);
+    CHECK(room_of_pool(world).data.total_bytes > 2304 * kMiB);
+    REQUIRE(world.call(put("base")));
+    check_quiet(world);
+}
+
 TEST_CASE("metadata are extended when three quarters are used, and only of a pool with a limit", "[manager]") {
     World world({.seed = 1});
     const bool grows = GENERATE(true, false);

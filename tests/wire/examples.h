@@ -52,7 +52,9 @@ inline PoolState example_pool_state() {
                            .held_root = 77},
             .spec = example_pool_spec(),
             .open_count = 3,
-            .suspended = true};
+            .suspended = true,
+            .most_data_sectors = 41943040,
+            .most_metadata_sectors = 131072};
 }
 
 inline Holder example_holder() {
@@ -106,6 +108,7 @@ inline PoolStatus::Reply example_pool_status() {
             .data_device = "/dev/loop0",
             .metadata_device = "/dev/loop1",
             .devices = {"/dev/vdd"},
+            .reserve_bytes = 10737418240,
             .limits = example_pool_limits(),
             .quotas = {{.label = "team=blue", .bytes = {.used_bytes = 1073741824, .total_bytes = 10737418240}}},
             .warnings = {"metadata is 82 % full"}};
@@ -328,7 +331,8 @@ void for_each_pool_message(Visitor&& visit) {
                              .preallocate = true,
                              .keep_discarded = true,
                              .no_zeroing = true,
-                             .devices = {"/dev/vdd", "/dev/vde"}},
+                             .devices = {"/dev/vdd", "/dev/vde"},
+                             .data_bytes = 21474836480},
                   example_pool_status());
     visit_message(visit, PoolQuota{.label = "team=blue", .max_bytes = 10737418240},
                   {.label = "team=blue", .bytes = {.used_bytes = 1073741824, .total_bytes = 10737418240}});
