@@ -189,7 +189,7 @@ enum class SessionEnd : std::uint8_t {
 
 // Whatever the older manager still had queued for us ends with the socket, unread: that is what
 // the next HELLO promises.
-SessionEnd serve_session(ClientSocket socket, int stop_fd, const CommandHandler& handler) {
+SessionEnd serve_session(ClientSocket socket, const ActorSession& session, const CommandHandler& handler) {
     const std::array<const BusSocket*, 1> sockets = {&socket};
     for (;;) {
         const auto command = socket.receive();
@@ -197,12 +197,18 @@ SessionEnd serve_session(ClientSocket socket, int stop_fd, const CommandHandler&
             spdlog::warn("event=reply_dropped reason='the manager has gone'");
             return SessionEnd::disconnected;
         }
-        wait_readable(sockets, {&stop_fd, 1}, kIdleWait);
-        if (readable(stop_fd)) {
+        const int event_fd = session.event_fd ? session.event_fd() : -1;
+        const std::array<int, 2> fds = {session.stop_fd, event_fd};
+        wait_readable(sockets, std::span(fds).first(event_fd < 0 ? 1 : 2), kIdleWait);
+        if (readable(session.stop_fd)) {
             socket.linger(kLastReplyMost);
             return SessionEnd::stopped;
         }
         if (socket.disconnected()) return SessionEnd::disconnected;
+        if (event_fd >= 0 && readable(event_fd) && session.on_event()) {
+            const schemas::FromActorOf<Encoded> look{schemas::kProtocolVersion, {}, {}, true};
+            if (socket.send(encode(look)) != Sent::done) return SessionEnd::disconnected;
+        }
     }
 }
 
@@ -271,7 +277,7 @@ Result<void> serve_manager(BusContext& context, const ActorLock& lock, const Act
         spdlog::info("event=session_began incarnation={} manager={}", lock.incarnation(), session.socket_path);
         complaint.clear();
         pause = kRetryFirst;
-        if (serve_session(std::move(*socket), session.stop_fd, handler) == SessionEnd::stopped) break;
+        if (serve_session(std::move(*socket), session, handler) == SessionEnd::stopped) break;
         spdlog::info("event=session_ended incarnation={}", lock.incarnation());
     }
     spdlog::info("event=stopped incarnation={}", lock.incarnation());

@@ -75,6 +75,9 @@ struct ActorSession {
     std::string kind;         // "device", "mount".
     std::string version;
     int stop_fd;  // Readable: finish the command in hand, reply, return.
+    // Readable between two commands: if `on_event` says so, the manager is told to look. -1: there is none now.
+    std::function<int()> event_fd = {};
+    std::function<bool()> on_event = {};
 };
 
 // Serves until stop_fd is readable; as long as there is no manager, it tries to connect. The reply

@@ -147,6 +147,7 @@ Result<std::optional<DmInfo>> KernelDeviceMapper::find(const DmDevice& device) {
     info.open_count = raw.open_count > 0 ? static_cast<std::uint32_t>(raw.open_count) : 0;
     info.suspended = raw.suspended != 0;
     info.read_only = raw.read_only != 0;
+    info.event_number = raw.event_nr;
     info.live_table = raw.live_table != 0;
     info.inactive_table = raw.inactive_table != 0;
     return std::optional<DmInfo>{std::move(info)};

@@ -32,6 +32,8 @@ struct DmInfo {
     bool read_only = false;
     bool live_table = false;
     bool inactive_table = false;  // Loaded, and waiting for a resume.
+    // Goes up with what a target tells of: a pool that it has come to its low water, is full, or that its mode changes.
+    std::uint32_t event_number = 0;
 };
 
 struct DmTarget {

@@ -2,7 +2,7 @@
 //
 //   client  -> manager   Request{v, request_id, type, timeout_ms, body}      DEALER -> ROUTER
 //   manager -> client    Reply{v, request_id, body | error}
-//   actor   -> manager   FromActor{v, hello | reply}                         DEALER -> ROUTER
+//   actor   -> manager   FromActor{v, hello | reply | look}                  DEALER -> ROUTER
 //   manager -> actor     Command{v, operation, step, attempt, type, body}
 //   manager -> everybody [type][Event{seq, time, type, subject, body}]       XPUB, two frames
 //
@@ -124,7 +124,8 @@ struct FromActorOf {
     std::uint32_t v = kProtocolVersion;
     std::optional<Hello> hello;
     std::optional<CommandReplyOf<Body>> reply;
-    MSGPACK_DEFINE_MAP(v, hello, reply)
+    bool look = false;  // The kernel tells of something that has happened to the pool.
+    MSGPACK_DEFINE_MAP(v, hello, reply, look)
 };
 using FromActor = FromActorOf<msgpack::object>;
 

@@ -19,6 +19,7 @@
 #include "common/result.h"
 #include "schemas/device_actor.h"
 #include "services/device_actor/host.h"
+#include "services/device_actor/pool_events.h"
 
 namespace cowslip {
 
@@ -30,7 +31,8 @@ DmDevice thin_device(const schemas::PoolRef& pool, std::uint32_t thin_id);
 
 class DeviceActor {
 public:
-    DeviceActor(DeviceMapper& dm, Host& host) : dm_(dm), host_(host) {}
+    // `events` watch the pool from each look at its status on.
+    DeviceActor(DeviceMapper& dm, Host& host, PoolEvents* events = nullptr) : dm_(dm), host_(host), events_(events) {}
 
     // Any of the messages below, encoded. An unknown type is unimplemented.
     CommandAnswer handle(std::string_view type, const msgpack::object& body);
@@ -111,6 +113,7 @@ private:
 
     DeviceMapper& dm_;
     Host& host_;
+    PoolEvents* events_;
 };
 
 }  // namespace cowslip

@@ -10,6 +10,7 @@
 #include "common/state_folder.h"
 #include "services/device_actor/device_actor.h"
 #include "services/device_actor/linux_host.h"
+#include "services/device_actor/pool_events.h"
 
 namespace {
 
@@ -20,13 +21,16 @@ cowslip::Result<void> serve(const cowslip::ServiceOptions& options) {
     const auto lock = TRY(cowslip::ActorLock::take(folder.actors(), "device"));
     auto device_mapper = TRY(cowslip::KernelDeviceMapper::open());
     cowslip::LinuxHost host(folder.pool(), device_mapper, lock.fd());
-    cowslip::DeviceActor actor(device_mapper, host);
+    cowslip::PoolEvents events(device_mapper);
+    cowslip::DeviceActor actor(device_mapper, host, &events);
     cowslip::BusContext context;
     const cowslip::ActorSession session{.socket_path = folder.actors_socket(),
                                         .manager_uid = account.uid,
                                         .kind = "device",
                                         .version = COWSLIP_VERSION,
-                                        .stop_fd = stop_fd};
+                                        .stop_fd = stop_fd,
+                                        .event_fd = [&] { return events.fd(); },
+                                        .on_event = [&] { return events.happened(); }};
     return cowslip::serve_manager(context, lock, session, [&](std::string_view type, const msgpack::object& body) {
         return actor.handle(type, body);
     });

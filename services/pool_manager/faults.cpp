@@ -25,7 +25,10 @@ constexpr std::uint64_t kLeastFreeBelow = std::uint64_t{32} << 20U;
 Task<std::string> PoolManager::watch(Operation& operation) {
     std::int64_t chores_at_ms = now_.monotonic_ms + kChoresMs;
     for (;;) {
-        co_await sleep_ms(is_filling() ? kFillingMs : kWatchMs);
+        const std::int64_t look_at_ms = now_.monotonic_ms + (is_filling() ? kFillingMs : kWatchMs);
+        timers_.at(look_at_ms, [this] { look_.notify_all(); });
+        while (now_.monotonic_ms < look_at_ms && !pool_event_) co_await look_.wait();
+        pool_event_ = false;
         if (now_.monotonic_ms >= chores_at_ms) {
             chores_at_ms = now_.monotonic_ms + kChoresMs;
             look_for_room();

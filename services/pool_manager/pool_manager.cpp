@@ -128,6 +128,11 @@ void PoolManager::on_actor(const FromActor& input) {
         actors_changed_.notify_all();
     }
     if (message->reply) actors_.on_reply(input.incarnation, *message->reply);
+    if (message->look) {
+        count("pool_events");
+        pool_event_ = true;
+        look_.notify_all();
+    }
 }
 
 // ---- requests --------------------------------------------------------------------------------

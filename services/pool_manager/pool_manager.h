@@ -571,6 +571,8 @@ private:
     NameQueue names_{ready_};
     Actors actors_{ready_};
     Signal pool_changed_{ready_};
+    Signal look_{ready_};      // At the pool's status: it is time, or
+    bool pool_event_ = false;  // the kernel tells of something.
     Signal behind_changed_{ready_};
     Signal actors_changed_{ready_};
     Signal copy_ended_{ready_};

@@ -38,6 +38,8 @@ data=$(field 'p["data"]["total_bytes"] // 1048576')
 expect 'mode' rw "$(field 'p["mode"]')"
 extensions=$(events pool.extended)
 ((extensions >= 2)) || fail "the pool was extended $extensions times"
+events=$(ask status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["counters"].get("pool_events", 0))')
+((events >= 1)) || fail 'the kernel has told of no event of the pool'
 cmp "$first/file" <(pattern a 26)
 ask put first
 ask put second

@@ -1,5 +1,6 @@
 // The device actor's pool commands on this machine's kernel.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -44,6 +45,34 @@ Error refused_create(Machine& machine, bool force = false) {
 }
 
 }  // namespace
+
+TEST_CASE("the kernel tells once that the pool has come to its low water, and of no other device's events", "[pool]") {
+    Machine machine;
+    machine.spec.low_water_blocks = 512 * kMib / 128 - 160;  // After 10 MiB.
+    machine.make_pool();
+    machine.make_thin(2);
+    machine.make_thin(3);
+    machine.activate(2);
+    machine.activate(3);
+    PoolEvents events(machine.dm);
+    const auto told = [&](int timeout_ms) {
+        pollfd entry{events.fd(), POLLIN, 0};
+        return ::poll(&entry, 1, timeout_ms) == 1;
+    };
+    CHECK(events.fd() == -1);
+    events.watch({machine.pool.device, pool_dm_uuid(machine.uuid)});
+    REQUIRE(events.fd() >= 0);
+    CHECK_FALSE(told(0));
+    REQUIRE(machine.actor.deactivate({machine.pool, 3})->error_number == 0);
+    if (told(0)) CHECK_FALSE(events.happened());
+    CHECK(events.fd() >= 0);
+    REQUIRE(write_blocks(machine.path(2), 0, std::string(12U << 20U, 'x')) == 0);
+    REQUIRE(told(1000));
+    CHECK(events.happened());
+    CHECK(events.fd() == -1);
+    events.watch({machine.pool.device, pool_dm_uuid(machine.uuid)});
+    CHECK_FALSE(told(100));
+}
 
 TEST_CASE("a pool is made on loop files, stopped, and started with what it held", "[pool]") {
     Machine machine;

@@ -85,6 +85,27 @@ TEST_CASE("a pool with a limit is extended before its writers see an error, and 
     check_quiet(world);
 }
 
+TEST_CASE("the pool is looked at as soon as the kernel tells of something", "[manager]") {
+    World world({.seed = 1});
+    make_growing_pool(world);
+    const auto looks = [&] { return world.commands["device.read_pool_status"]; };
+    const auto before = looks();
+    for (int event = 0; event < 10; ++event) {
+        world.tell_of_pool_event();
+        world.run_for(50);
+    }
+    CHECK(looks() >= before + 10);  // In half a second.
+    const auto after = looks();
+    world.run_for(2000);
+    CHECK(looks() <= after + 5);
+    REQUIRE(write_mib(world, 900) == 0);
+    world.tell_of_pool_event();
+    world.run_for(100);
+    CHECK(told_of_space(world, "pool.extended", "data").size() == 1);
+    REQUIRE(world.call(put("base")));
+    check_quiet(world);
+}
+
 TEST_CASE("who writes more than there is at once waits until the pool is extended", "[manager]") {
     World world({.seed = 1});
     make_growing_pool(world);

@@ -353,6 +353,12 @@ void World::say_hello(const std::string& name) {
     deliver(cowslip::FromActor{name, encode(message)});
 }
 
+void World::tell_of_pool_event() {
+    const auto actor = std::find_if(actors_.begin(), actors_.end(),
+                                    [](const auto& entry) { return entry.second.kind == ActorKind::device; });
+    deliver(cowslip::FromActor{actor->first, encode(schemas::FromActorOf<schemas::Empty>{1, {}, {}, true})});
+}
+
 // What was under way is lost, and the next thing that the manager hears of it is HELLO.
 void World::reconnect(const std::string& name) {
     note("the connection breaks of " + name);

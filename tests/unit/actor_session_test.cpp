@@ -53,9 +53,11 @@ private:
 // Runs serve_manager until its end; the handler is the test's.
 class RunningActor {
 public:
-    RunningActor(const TemporaryFolder& folder, CommandHandler handler, uid_t manager_uid = ::getuid())
+    RunningActor(const TemporaryFolder& folder, CommandHandler handler, uid_t manager_uid = ::getuid(),
+                 std::function<int()> event_fd = {}, std::function<bool()> on_event = {})
         : lock_(std::move(*ActorLock::take(folder.path(), "device"))),
-          session_{folder / "actors.sock", manager_uid, "device", "1.2.3", stop_.read_end()},
+          session_{folder / "actors.sock", manager_uid,         "device",           "1.2.3",
+                   stop_.read_end(),       std::move(event_fd), std::move(on_event)},
           thread_([this, handler = std::move(handler)] {
               BusContext context;
               result_ = serve_manager(context, lock_, session_, handler);
@@ -129,6 +131,14 @@ public:
         const auto& reply = *message->reply;
         return {reply.operation, reply.step, reply.attempt, encode(reply.body), reply.error ? reply.error->code : "",
                 reply.more};
+    }
+    // That the manager is to look must come next.
+    void look() {
+        const auto frame = receive();
+        REQUIRE(frame);
+        const auto document = decode(frame->payload);
+        const auto message = decode_as<schemas::FromActor>(document->root());
+        REQUIRE((message && message->look && !message->reply && !message->hello));
     }
     void send(std::string_view bytes) { REQUIRE(socket_.send(peer_, bytes) == Sent::done); }
     void command(std::uint64_t operation, const std::string& type) {
@@ -470,4 +480,34 @@ TEST_CASE("an actor whose lock file was removed says hello to nobody and ends", 
     const auto end = actor.join();
     REQUIRE_FALSE(end);
     CHECK_THAT(end.error().message, Catch::Contains(actor.incarnation()));
+}
+
+TEST_CASE("an actor tells its manager of an event between two commands, and of none that is not for it", "[actor]") {
+    const TemporaryFolder folder;
+    FakeManager manager(folder);
+    Pipe events;
+    std::atomic<bool> watched = false;
+    std::atomic<bool> ours = false;
+    std::atomic<int> asked = 0;
+    const RunningActor actor(
+        folder, echo(), ::getuid(), [&] { return watched ? events.read_end() : -1; },
+        [&] {
+            events.wait();
+            ++asked;
+            return ours.load();
+        });
+    manager.hello();
+    events.signal();
+    manager.command(1, "one");
+    CHECK(manager.reply().operation == 1);  // Nothing is waited for yet.
+    watched = true;
+    manager.command(2, "two");
+    CHECK(manager.reply().operation == 2);
+    while (asked < 1) std::this_thread::sleep_for(1ms);
+    ours = true;
+    events.signal();
+    manager.look();
+    CHECK(asked == 2);
+    manager.command(3, "three");
+    CHECK(manager.reply().operation == 3);
 }

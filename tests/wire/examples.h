@@ -178,6 +178,7 @@ void for_each_envelope(Visitor&& visit) {
               .v = 1,
               .hello = {},
               .reply = CommandReplyOf<Empty>{.operation = 9, .step = 2, .attempt = 3, .body = {}, .error = error}});
+    visit("envelope.look", FromActorOf<Empty>{.v = 1, .hello = {}, .reply = {}, .look = true});
     visit("envelope.event", example_event());
     visit("envelope.accepted", Accepted{.accepted = true, .operation = 9});
 }

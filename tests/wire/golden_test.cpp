@@ -58,7 +58,7 @@ std::vector<std::string> left_at_default(const msgpack::object& example, const m
 }
 
 // What an example leaves at its default because the type says so.
-const std::set<std::string> kRightlyDefault = {"v", "hello", "reply", "reply.body", "reply.error"};
+const std::set<std::string> kRightlyDefault = {"v", "hello", "reply", "reply.body", "reply.error", "look"};
 
 }  // namespace
 
