@@ -162,6 +162,7 @@ Task<std::string> PoolManager::carry_out_grow(Operation& operation, schemas::Poo
     Result<void> written = take_sizes(*state);
     if (written) written = store_.delete_operation(operation.number);
     if (!written) co_return written.error();
+    next_repair_ms_ = now_.monotonic_ms;  // What it failed for, again and again, may be over.
     schemas::PoolGrow::Reply reply;
     reply.changed = pool_row_->spec.data_sectors + pool_row_->spec.metadata_sectors > before;
     Result<schemas::PoolStatus::Reply> pool = pool_status({});

@@ -436,4 +436,25 @@ TEST_CASE("a death or power cut at any step of the mending of metadata loses nei
         power_cut, [](World& world) { damage(world); }, [](World& world) { CHECK(damaged_copies(world).size() == 1); });
 }
 
+// The pauses between the repairs of a pool that had failed again and again for want of metadata, up to 10 s each, went
+// on when it had got some.
+TEST_CASE("a pool that has been given metadata is repaired at once", "[repair]") {
+    World world({.seed = 1});
+    make_quiet_pool(world);
+    for (int failure = 0; failure < 6; ++failure) {
+        fail_a_commit(world);
+        world.run_until([&] { return is_repaired(world); });
+    }
+    fail_a_commit(world);
+    world.run_for(1000);
+    CHECK_FALSE(is_repaired(world));
+    const std::int64_t began_ms = world.now_ms();
+    REQUIRE(world.call(schemas::PoolGrow{0, 64 * kMiB, {}}));
+    world.run_until([&] { return is_repaired(world); });
+    CHECK(world.now_ms() - began_ms < 2000);
+    world.run_for(1000);
+    CHECK(state_said(world).metadata.total_bytes == 64 * kMiB);
+    check_quiet(world);
+}
+
 }  // namespace cowslip::simulation
