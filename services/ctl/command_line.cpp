@@ -189,7 +189,10 @@ void Grammar::add_volume_commands() {
     text(create, "--mount-label", arguments_.mount_label, "with --get: the SELinux context of the mount", "LABEL");
 
     CLI::App* remove = command("rm", volume_remove, "remove volumes; unknown ones are no error");
-    texts(remove, "ID", arguments_.ids, "the volumes", "")->required();
+    CLI::Option* removed = texts(remove, "ID", arguments_.ids, "the volumes", "");
+    texts(remove, "--filter", arguments_.labels, "all with that label; may be repeated, and then all must match", "K=V")
+        ->allow_extra_args(false)
+        ->excludes(removed);
     remove->add_flag("--wait", arguments_.wait, "until their space is back");
     remove->add_flag("--must-exist", arguments_.must_exist, "an unknown one is an error");
 

@@ -19,17 +19,27 @@ using std::chrono::milliseconds;
 constexpr std::size_t kRemovalsInFlight = 128;
 constexpr std::size_t kRemovalsWorthProgress = 20;
 
+// Of those that were listed the thin id, too: another one of that name is not meant.
+struct Removed {
+    std::string id;
+    std::uint32_t thin_id = 0;
+};
+
 // Many removals over one connection. Failures are told as they come; the exit code is that of the
 // first in the order given.
 class Removals {
 public:
-    Removals(Session& session, const Arguments& arguments, Client& client)
-        : session_(session), arguments_(arguments), client_(client), progress_(session.console()) {}
+    Removals(Session& session, const Arguments& arguments, std::vector<Removed> volumes, Client& client)
+        : session_(session),
+          arguments_(arguments),
+          volumes_(std::move(volumes)),
+          client_(client),
+          progress_(session.console()) {}
 
     Result<int> run() {
         std::size_t next = 0;
-        while (next < arguments_.ids.size() || !in_flight_.empty()) {
-            while (next < arguments_.ids.size() && in_flight_.size() < kRemovalsInFlight) TRY(send(next++));
+        while (next < volumes_.size() || !in_flight_.empty()) {
+            while (next < volumes_.size() && in_flight_.size() < kRemovalsInFlight) TRY(send(next++));
             auto answer = client_.receive(milliseconds(100));
             if (answer) TRY(take(std::move(*answer)));
             if (session_.stop().caught() != 0) return interrupted(next);
@@ -41,8 +51,10 @@ public:
 
 private:
     Result<void> send(std::size_t index) {
-        const schemas::VolumeRemove request{
-            .id = arguments_.ids[index], .wait = arguments_.wait, .must_exist = arguments_.must_exist, .thin_id = 0};
+        const schemas::VolumeRemove request{.id = volumes_[index].id,
+                                            .wait = arguments_.wait,
+                                            .must_exist = arguments_.must_exist,
+                                            .thin_id = volumes_[index].thin_id};
         const std::string request_id = session_.next_request_id();
         TRY(client_.send(request_id, schemas::VolumeRemove::kType, encode(request), session_.globals().timeout));
         in_flight_[request_id] = index;
@@ -54,7 +66,7 @@ private:
         if (found == in_flight_.end()) return {};
         const std::size_t index = found->second;
         in_flight_.erase(found);
-        const std::string& id = arguments_.ids[index];
+        const std::string& id = volumes_[index].id;
         const auto body = session_.settle(std::move(answer), fmt::format("remove '{}'", id));
         if (body) {
             const auto reply = TRY(decode_as<schemas::VolumeRemove::Reply>(std::string_view(*body)));
@@ -66,8 +78,8 @@ private:
             failures_[index] = exit_code(body.error().code);
         }
         ++done_;
-        if (arguments_.ids.size() >= kRemovalsWorthProgress) {
-            progress_.draw(fmt::format("removed {} of {}", done_ - failures_.size(), arguments_.ids.size()));
+        if (volumes_.size() >= kRemovalsWorthProgress) {
+            progress_.draw(fmt::format("removed {} of {}", done_ - failures_.size(), volumes_.size()));
         }
         return {};
     }
@@ -76,11 +88,12 @@ private:
         return Error{
             Errc::timed_out,
             fmt::format("interrupted: {} of {} removals were answered, {} were sent and may go on, {} were not sent",
-                        done_, arguments_.ids.size(), in_flight_.size(), arguments_.ids.size() - sent)};
+                        done_, volumes_.size(), in_flight_.size(), volumes_.size() - sent)};
     }
 
     Session& session_;
     const Arguments& arguments_;
+    const std::vector<Removed> volumes_;
     Client& client_;
     ProgressLine progress_;
     std::map<std::string, std::size_t> in_flight_;  // By request id.
@@ -156,10 +169,20 @@ Result<int> volume_create(Session& session, const Arguments& arguments) {
 }
 
 Result<int> volume_remove(Session& session, const Arguments& arguments) {
+    if (arguments.ids.empty() && arguments.labels.empty()) {
+        return Error{Errc::invalid_argument, "rm: which volumes? ID..., or --filter K=V"};
+    }
     if (!session.globals().request_id.empty() && arguments.ids.size() != 1) {
         return Error{Errc::invalid_argument, "rm: --request-id is for one volume"};
     }
-    return Removals(session, arguments, *TRY(session.client())).run();
+    std::vector<Removed> volumes;
+    for (const std::string& id : arguments.ids) volumes.push_back({id});
+    if (!arguments.labels.empty()) {
+        const auto labels = TRY(parse_labels(arguments.labels));
+        for (const auto& volume : TRY(list_all(session, labels))) volumes.push_back({volume.id, volume.thin_id});
+        if (volumes.empty()) session.console().note("there is no such volume");
+    }
+    return Removals(session, arguments, std::move(volumes), *TRY(session.client())).run();
 }
 
 Result<int> volume_resize(Session& session, const Arguments& arguments) {

@@ -57,7 +57,6 @@ TEST_CASE("what a command does not take is refused", "[ctl]") {
     refused({"create"});
     refused({"create", "a", "b"});
     refused({"create", "a", "--nonsense"});
-    refused({"rm"});
     refused({"ls", "--timeout", "5"});
     refused({"ls", "--timeout", "-5s"});
     refused({"up", "--device-actors", "0"});

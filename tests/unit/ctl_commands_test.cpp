@@ -265,6 +265,39 @@ TEST_CASE_METHOD(CommandsFixture, "rm reports each failure and ends with the fir
     CHECK(run({"rm", "a", "b", "--request-id", "x"}).code == 2);
 }
 
+TEST_CASE_METHOD(CommandsFixture, "rm of many shows on a terminal how many are gone", "[ctl]") {
+    manager.on<VolumeRemove>(
+        [](const VolumeRemove&) { return Result<VolumeRemove::Reply>(VolumeRemove::Reply{true}); });
+    manager.start();
+    std::vector<std::string> args{"rm"};
+    for (int i = 0; i < 1000; ++i) args.push_back("v" + std::to_string(i));
+    CHECK(run(args).err.empty());
+    terminal = true;
+    CHECK_THAT(run(args).err, Catch::Contains("removed 1 of 1000") && Catch::Contains("removed 1000 of 1000"));
+}
+
+TEST_CASE_METHOD(CommandsFixture, "rm removes all with a label, and no other volume that has got such a name",
+                 "[ctl]") {
+    manager.on<VolumeList>([](const VolumeList& request) -> Result<VolumeList::Reply> {
+        CHECK(request.labels == Labels{{"job", "7"}});
+        VolumeList::Reply reply{{example_volume()}, request.after.empty()};
+        reply.volumes[0].id = request.after.empty() ? "a" : "b";
+        reply.volumes[0].thin_id = request.after.empty() ? 11 : 12;
+        return reply;
+    });
+    manager.on<VolumeRemove>([](const VolumeRemove& request) -> Result<VolumeRemove::Reply> {
+        CHECK(request.thin_id == (request.id == "a" ? 11 : 12));
+        return VolumeRemove::Reply{true};
+    });
+    manager.start();
+    const auto ran = run({"rm", "--filter", "job=7", "--json"});
+    CHECK(ran.code == 0);
+    CHECK(ran.out == "{\"id\":\"a\",\"existed\":true}\n{\"id\":\"b\",\"existed\":true}\n");
+    CHECK(run({"rm"}).code == 2);
+    CHECK(run({"rm", "a", "--filter", "job=7"}).code == 2);
+    CHECK(run({"rm", "--filter", "job"}).code == 2);
+}
+
 TEST_CASE_METHOD(CommandsFixture, "cleanup names what it left, as in use", "[ctl]") {
     manager.on<SystemCleanup>([](const SystemCleanup&) -> Result<SystemCleanup::Reply> {
         return SystemCleanup::Reply{2, {"web: bash (pid 7)"}};
