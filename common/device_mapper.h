@@ -40,6 +40,7 @@ struct DmTarget {
     std::string type;
     std::uint64_t sectors = 0;
     std::string parameters;
+    friend bool operator==(const DmTarget&, const DmTarget&) = default;
 };
 
 using DmTable = std::vector<DmTarget>;  // One after the other, from sector 0 on.

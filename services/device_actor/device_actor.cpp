@@ -21,10 +21,6 @@ constexpr int kShortOpenAttempts = 40;
 constexpr std::chrono::milliseconds kResumePause{100};
 constexpr int kResumeAttempts = 10;
 
-bool same(const DmTarget& live, const DmTarget& wanted) {
-    return live.type == wanted.type && live.sectors == wanted.sectors && live.parameters == wanted.parameters;
-}
-
 // udev's workers look at each device for some milliseconds. Somebody whom we cannot see may be one.
 bool all_short(const std::vector<schemas::Holder>& holders) {
     return std::all_of(holders.begin(), holders.end(), [](const schemas::Holder& holder) {
@@ -202,12 +198,8 @@ Result<schemas::DeleteThin::Reply> DeviceActor::delete_thin(const schemas::Delet
     TRY(check_thin_id(command.thin_id));
     const DmDevice pool = TRY(pool_device(command.pool));
     auto removal = TRY(remove_thin(command.pool, command.thin_id));
+    if (removal.error_number != 0) return not_removed<schemas::DeleteThin::Reply>(pool, std::move(removal));
     schemas::DeleteThin::Reply reply;
-    if (removal.error_number != 0) {
-        reply.verdict = verdict(pool, removal.error_number);
-        reply.holders = std::move(removal.holders);
-        return reply;
-    }
     reply.verdict = send(pool, delete_message(command.thin_id));
     if (reply.verdict.error_number == EBUSY) reply.holders = TRY(other_devices_of(pool, command.thin_id));
     return reply;
@@ -270,7 +262,7 @@ Result<int> DeviceActor::load_thin(const DmDevice& thin, const DmTarget& target,
 Result<int> DeviceActor::load_found_thin(const DmInfo& found, const DmTarget& target, bool read_only) {
     if (found.live_table && !found.inactive_table && found.read_only == read_only) {
         const auto live = TRY(dm_.table(found.device));
-        if (live && same(*live, target)) return found.suspended ? dm_.resume(found.device) : 0;
+        if (live == target) return found.suspended ? dm_.resume(found.device) : 0;
     }
     if (!found.live_table) return load_or_remove(found.device, target, read_only);
     int error_number = dm_.load(found.device, target, read_only);

@@ -109,6 +109,13 @@ private:
     int load_or_remove(const DmDevice& thin, const DmTarget& target, bool read_only);
     Result<std::optional<std::uint64_t>> mapped_sectors(const DmInfo& info);
     Result<Removal> remove_thin(const schemas::PoolRef& pool, std::uint32_t thin_id);
+    template <class Reply>
+    Reply not_removed(const DmDevice& pool, Removal removal) {
+        Reply reply;
+        reply.verdict = verdict(pool, removal.error_number);
+        reply.holders = std::move(removal.holders);
+        return reply;
+    }
     Result<std::vector<schemas::Holder>> other_devices_of(const DmDevice& pool, std::uint32_t thin_id);
 
     DeviceMapper& dm_;

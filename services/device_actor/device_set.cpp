@@ -72,12 +72,10 @@ bool is_of(const DeviceHeader& header, const schemas::PoolSpec& spec) {
 // Whether the live one has all of it, and maybe more.
 bool covers(const DmTable& live, const DmTable& table) {
     if (table.empty() || live.size() < table.size()) return false;
-    for (std::size_t i = 0; i < table.size(); ++i) {
-        if (live[i].type != table[i].type || live[i].parameters != table[i].parameters) return false;
-        const bool is_last = i + 1 == table.size();
-        if (is_last ? live[i].sectors < table[i].sectors : live[i].sectors != table[i].sectors) return false;
-    }
-    return true;
+    DmTarget end = live[table.size() - 1];
+    if (end.sectors < table.back().sectors) return false;
+    end.sectors = table.back().sectors;
+    return end == table.back() && std::equal(table.begin(), table.end() - 1, live.begin());
 }
 
 DmDevice part_device(const schemas::PoolSpec& spec, const char* part) {

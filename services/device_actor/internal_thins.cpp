@@ -73,12 +73,8 @@ Result<schemas::DiscardThin::Reply> DeviceActor::discard_thin(const schemas::Dis
     }
     const DmDevice pool = TRY(pool_device(command.pool));
     auto removal = TRY(remove_thin(command.pool, command.thin_id));
+    if (removal.error_number != 0) return not_removed<schemas::DiscardThin::Reply>(pool, std::move(removal));
     schemas::DiscardThin::Reply reply;
-    if (removal.error_number != 0) {
-        reply.verdict = verdict(pool, removal.error_number);
-        reply.holders = std::move(removal.holders);
-        return reply;
-    }
     const auto mapped = [&] {
         const auto sectors = mapped_sectors({.device = thin_device(command.pool, command.thin_id)});
         return sectors && *sectors ? **sectors : 0;

@@ -8,7 +8,6 @@
 store=$COWSLIP_STATE/store
 
 start() { start_services --device-actors 2 --mount-actors 1; }
-field() { ask pool status --json | python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
 names() { ask ls | cut -f 1 | sort | tr '\n' ' '; }
 # status_of WORD...: of a command that fails; what it says is in $folder/out.
 status_of() {
@@ -106,8 +105,8 @@ replaced=$(ask store restore "$file")
 expect 'where the old one is' "$store/store.db.replaced-1" "$replaced"
 expect_match 'the old one' '*"volumes":3*' "$(ask store verify "$replaced" --json)"
 start
-expect state frozen "$(field state)"
-expect verdict store_restored "$(field verdict)"
+expect state frozen "$(field 'd["state"]')"
+expect verdict store_restored "$(field 'd["verdict"]')"
 expect 'exit status of create' 9 "$(status_of create new)"
 expect_match 'the way out' '*cowslip pool rebuild*' "$(cat "$folder/out")"
 expect 'exit status of get' 9 "$(status_of get one)"
@@ -118,7 +117,7 @@ expect 'exit status of get after another start' 9 "$(status_of get one)"
 ask pool rebuild --json >"$folder/rebuilt"
 cat "$folder/rebuilt"
 expect_match 'what is gone' '*"dropped":\["two"\]*' "$(cat "$folder/rebuilt")"
-expect verdict normal "$(field verdict)"
+expect verdict normal "$(field 'd["verdict"]')"
 expect 'volumes' 'base one three ' "$(names)"  # A clean stop has written down what the last minute brought.
 expect base 'the base' "$(read_back base)"
 expect one 'the first' "$(read_back one)"

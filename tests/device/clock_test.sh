@@ -19,7 +19,7 @@ set_clock() {
   sync "$loop"
   losetup --detach "$loop"
 }
-clock() { ask pool status --json | /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)["snapshots_taken"])'; }
+clock() { field 'd["snapshots_taken"]'; }
 # The levels that events have told of, in their order.
 levels() { ask events --json | grep '"type":"finding.snapshot-clock"' | grep -o 'more than [0-9]*' | cut -d ' ' -f 3 | tr '\n' ' ' || true; }
 findings() { ask status --json | grep -o '"findings":\[[^]]*\]'; }

@@ -39,7 +39,7 @@ went() {
   expect_found "$1" 0 ''
   echo "seen, left alone, and gone: $1"
 }
-field() { ask show "$1" --json | /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$2"; }
+volume_field() { ask show "$1" --json | json "d['$2']"; }
 
 cat >"$folder/config" <<'TOML'
 reconcile = "1s"
@@ -57,15 +57,15 @@ device=$(ask attach attached)
 fsck
 expect_found 'a pool in order' 0 ''
 pool=$(dmsetup ls | cut -f 1 | grep '^cowslip-.*-pool$')
-uuid=$(cowslip pool status --json | /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)["uuid"])')
+uuid=$(field 'd["uuid"]')
 # The dm name of a volume's device, and as somebody with dmsetup makes it.
-name_of() { echo "${pool%-pool}-$(field "$1" thin_id)"; }
-activate() { dmsetup create "$(name_of "$1")" --uuid "COWSLIP-$uuid-$(field "$1" thin_id)" --table "0 $2 thin $(pool_number) $(field "$1" thin_id)"; }
+name_of() { echo "${pool%-pool}-$(volume_field "$1" thin_id)"; }
+activate() { dmsetup create "$(name_of "$1")" --uuid "COWSLIP-$uuid-$(volume_field "$1" thin_id)" --table "0 $2 thin $(pool_number) $(volume_field "$1" thin_id)"; }
 pool_number() { dmsetup info --columns --noheadings -o major,minor --separator : "$pool" | tr -d ' '; }
 
 # --- put right
 dmsetup suspend "$device"
-repaired 'a suspended device' "suspended $(field attached thin_id)"
+repaired 'a suspended device' "suspended $(volume_field attached thin_id)"
 dmsetup suspend "$pool"
 repaired 'a suspended pool' 'suspended default'
 umount "$path"
@@ -76,7 +76,7 @@ repaired 'a device that is gone' 'broken-lease attached'
 [[ -b $device ]] || fail 'the device of a lease is not back'
 activate free 131072
 repaired 'a device without a lease' 'stray-device free'
-dmsetup create "$(name_of free)" --uuid "COWSLIP-$uuid-$(field free thin_id)" --notable
+dmsetup create "$(name_of free)" --uuid "COWSLIP-$uuid-$(volume_field free thin_id)" --notable
 repaired 'a device without a table' 'stray-device free'
 activate free 131072
 mkdir -p "$COWSLIP_STATE/mnt/free/rootfs"
@@ -107,25 +107,25 @@ umount "$COWSLIP_STATE/mnt/theirs/rootfs"
 rm -r "$COWSLIP_STATE/mnt/theirs"
 went 'a mount of something else'
 ask create short --parent base
-id=$(field short thin_id)
+id=$(volume_field short thin_id)
 ask rm --wait short
 dmsetup message "$pool" 0 "create_thin $id"
 kept 'a thin id without a row' "foreign-thin $id"
 dmsetup message "$pool" 0 "delete $id"
 went 'a thin id without a row'
-id=$(field free thin_id) base_id=$(field base thin_id)
+id=$(volume_field free thin_id) base_id=$(volume_field base thin_id)
 dmsetup message "$pool" 0 "delete $id"
 kept 'a thin id that is gone' 'lost free'
-expect 'state of a lost volume' lost "$(field free state)"
+expect 'state of a lost volume' lost "$(volume_field free state)"
 dmsetup message "$pool" 0 "create_snap $id $base_id"
 went 'a thin id that is gone'
-expect 'state of one that is there again' ready "$(field free state)"
+expect 'state of one that is there again' ready "$(volume_field free state)"
 dmsetup suspend "$device"
-dmsetup reload "$device" --table "0 65536 thin $(pool_number) $(field attached thin_id)"
+dmsetup reload "$device" --table "0 65536 thin $(pool_number) $(volume_field attached thin_id)"
 dmsetup resume "$device"
 kept 'a device of another size' 'wrong-size attached'
 dmsetup suspend "$device"
-dmsetup reload "$device" --table "0 131072 thin $(pool_number) $(field attached thin_id)"
+dmsetup reload "$device" --table "0 131072 thin $(pool_number) $(volume_field attached thin_id)"
 dmsetup resume "$device"
 went 'a device of another size'
 told=$(ask events --json | grep -o '"type":"finding[^"]*"' | sort | uniq -c)
@@ -133,7 +133,7 @@ echo "$told"
 for kind in broken-lease foreign-mount foreign-thin held-snapshot lost stray-device stray-mount suspended wrong-size; do
   [[ $told == *"finding.$kind\""* ]] || fail "no event has told of $kind"
 done
-last=$(ask events --json | grep -o '"seq":[0-9]*' | tail -n 1 | cut -d : -f 2)
+last=$(last_event)
 
 echo "every kind of difference made in $SECONDS s"
 

@@ -12,11 +12,10 @@ pattern() {
   [[ -e $folder/random-$1 ]] || head -c 1M /dev/urandom >"$folder/random-$1"
   for ((i = 0; i < $2; ++i)); do cat "$folder/random-$1"; done
 }
-field() { ask pool status --json | python3 -c "import json, sys; p = json.load(sys.stdin); print($1)"; }
 fill() { pattern "$2" "$3" | dd of="$1" bs=1M conv=fsync,notrunc status=none "${@:4}"; }
 # Called by wait_for.
 # shellcheck disable=SC2317
-mode_is() { [[ $(field 'p["mode"]') == "$1" ]]; }
+mode_is() { [[ $(field 'd["mode"]') == "$1" ]]; }
 events() { ask events --since 0 | grep -c "$1" || true; }
 now() { date +%s%3N; }
 
@@ -33,12 +32,12 @@ writer=$!
 fill "$second/file" b 26 || fail 'the second writer got an error'
 wait "$writer" || fail 'the first writer got an error'
 took=$(($(now) - began))
-data=$(field 'p["data"]["total_bytes"] // 1048576')
+data=$(field 'd["data"]["total_bytes"] // 1048576')
 ((data > 52 && data <= 96)) || fail "the pool has $data MiB of data"
-expect 'mode' rw "$(field 'p["mode"]')"
+expect 'mode' rw "$(field 'd["mode"]')"
 extensions=$(events pool.extended)
 ((extensions >= 2)) || fail "the pool was extended $extensions times"
-events=$(ask status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["counters"].get("pool_events", 0))')
+events=$(ask status --json | json 'd["counters"].get("pool_events", 0)')
 ((events >= 1)) || fail 'the kernel has told of no event of the pool'
 cmp "$first/file" <(pattern a 26)
 ask put first
@@ -47,7 +46,7 @@ ask put second
 ask create raw --size 512M --fs none
 device=$(ask attach raw)
 if fill "$device" c 80 2>"$folder/dd"; then fail 'no error beyond the limit'; fi
-expect 'data at the limit' 96 "$(field 'p["data"]["total_bytes"] // 1048576')"
+expect 'data at the limit' 96 "$(field 'd["data"]["total_bytes"] // 1048576')"
 expect_match 'the events before' '*pool.space_low*' "$(ask events --since 0)"
 ask detach raw
 ask rm raw --wait
@@ -59,7 +58,7 @@ ask cleanup
 stop_services || fail 'the services did not end with 0'
 start_services --device-actors 2 --mount-actors 2
 ask pool start
-expect 'data after a restart' 96 "$(field 'p["data"]["total_bytes"] // 1048576')"
+expect 'data after a restart' 96 "$(field 'd["data"]["total_bytes"] // 1048576')"
 first=$(ask get first)
 second=$(ask get second)
 cmp "$first/file" <(pattern a 26)
@@ -107,7 +106,7 @@ ask create more --size 16M --fs none
 touch "$folder/enough"
 wait "$hammer" || true
 cmp <(head -c 40M "$device") <(pattern d 40)
-expect mode rw "$(field 'p["mode"]')"
+expect mode rw "$(field 'd["mode"]')"
 echo "$SECONDS s: in service $took ms after pool grow was asked"
 
 # ---- metadata filled to the last blocks
@@ -132,20 +131,20 @@ P
 ask pool grow --data 384M
 dd if=/dev/zero of="$device" bs=1M count=96 conv=fsync,notrunc status=none
 /usr/bin/python3 "$folder/fill_metadata.py" "$device" >"$folder/filled"
-used=$(field '"%d of %d, %s%s" % (p["metadata"]["used_bytes"] // 4096, p["metadata"]["total_bytes"] // 4096, p["mode"], " needs_check" * p["needs_check"])')
+used=$(field '"%d of %d, %s%s" % (d["metadata"]["used_bytes"] // 4096, d["metadata"]["total_bytes"] // 4096, d["mode"], " needs_check" * d["needs_check"])')
 grep -q 'then exit' "$folder/filled" || fail "the metadata do not fill up: $used"
 echo "$SECONDS s: metadata filled to $used blocks by $(cat "$folder/filled")"
 began=$(now)
 ask pool grow --metadata 8M
-if [[ $(field 'p["needs_check"]') = True ]]; then
+if [[ $(field 'd["needs_check"]') = True ]]; then
   echo 'the kernel has marked them'
   ask detach raw || true
   ask pool repair --evict
 fi
-wait_for 5 mode_is rw || fail "the pool is not in service: $(field 'p["warnings"]')"
+wait_for 5 mode_is rw || fail "the pool is not in service: $(field 'd["warnings"]')"
 took=$(($(now) - began))
 ask create last --size 16M --fs none
-expect 'metadata' 2048 "$(field 'p["metadata"]["total_bytes"] // 4096')"
+expect 'metadata' 2048 "$(field 'd["metadata"]["total_bytes"] // 4096')"
 echo "$SECONDS s: in service $took ms after the growth of metadata was asked"
 if ask exists raw && ask leases | grep -q raw; then ask detach raw; fi
 clean_up

@@ -10,10 +10,10 @@ cycles=${CYCLES:-80} clients=${CLIENTS:-4}
 start_services --device-actors 4 --mount-actors 4
 ask pool create --loop 1G
 ask create base --size 32M
-last=$(ask events --json | grep -o '"seq":[0-9]*' | tail -n 1 | cut -d : -f 2)
+last=$(last_event)
 in_python opener.py "$cycles" "$clients"
 # What was in the way was waited for, behind the reply: a removal of which a finding tells was not done in time.
-expect 'findings' '[]' "$(ask status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["findings"])')"
+expect 'findings' '[]' "$(ask status --json | json 'd["findings"]')"
 expect 'requests that failed' '' "$(ask events --json --since "$last" | grep -E '"type":"finding.(parked|lost)' || true)"
 ask rm base --wait --must-exist
 expect 'volumes' '' "$(ask ls)"

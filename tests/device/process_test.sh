@@ -6,8 +6,6 @@
 
 clones=${CLONES:-64} clients=${CLIENTS:-8}
 
-# json EXPRESSION: in Python (Debian's, which starts sooner than a wrapper in PATH), of the document d on stdin.
-json() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 
 # view: what requests can change, without what changes by itself (a device is put away when it has been idle).
 view() {
@@ -73,12 +71,12 @@ the_manager_is_nobody() {
   ((uid > 0 && gid > 0))
   # The sockets know who answers there as well.
   expect 'account in status' cowslip "$(ask status --json | json 'd["account"]')"
-  field() { sed -n "s/^$1:[[:space:]]*//p" "/proc/$manager/status" | tr '\t' ' '; }
-  expect uids "$uid $uid $uid $uid" "$(field Uid)"
-  expect gids "$gid $gid $gid $gid" "$(field Gid)"
-  expect groups '' "$(field Groups | tr -d ' ')"
-  for field in CapInh CapPrm CapEff CapBnd CapAmb; do expect "$field" 0000000000000000 "$(field "$field")"; done
-  expect NoNewPrivs 1 "$(field NoNewPrivs)"
+  of_manager() { sed -n "s/^$1:[[:space:]]*//p" "/proc/$manager/status" | tr '\t' ' '; }
+  expect uids "$uid $uid $uid $uid" "$(of_manager Uid)"
+  expect gids "$gid $gid $gid $gid" "$(of_manager Gid)"
+  expect groups '' "$(of_manager Groups | tr -d ' ')"
+  for field in CapInh CapPrm CapEff CapBnd CapAmb; do expect "$field" 0000000000000000 "$(of_manager "$field")"; done
+  expect NoNewPrivs 1 "$(of_manager NoNewPrivs)"
   # Shown first a process that has what it should not have.
   touch "$folder/secret"
   chmod 600 "$folder/secret"
@@ -184,7 +182,7 @@ a_leaked_mount() {
     expect 'mounted elsewhere after put' '' "$(grep -F " $path" "/proc/$leak/mountinfo" || true)"
   done
   expect 'what was written' kept "$(cat "$(ask get leaked --read-only)/file")"
-  last=$(ask events --json | grep -o '"seq":[0-9]*' | tail -n 1 | cut -d : -f 2)
+  last=$(last_event)
   ask put leaked --rm
   ask rm leaked --wait
   wait_for 20 test ! -e "$device"

@@ -10,7 +10,6 @@ faults=${FAULTS:-2}
 clients=8
 
 now_ms() { date +%s%3N; }
-json() { /usr/bin/python3 -c "import json, sys; d = json.load(sys.stdin); print($1)"; }
 exit_status() { "$@" >"$folder/said" 2>&1 && echo 0 || echo $?; }
 finding() { cowslip status --json | json 'next((f["detail"] for f in d["findings"] if f["kind"] == "pool"), "")'; }
 is_found() { [[ $(finding) == *$1* ]]; }

@@ -8,6 +8,9 @@
 #   ask ARGUMENT...             the command line, bounded
 #   write VOLUME TEXT           puts a text into it, which
 #   read_back VOLUME [OPTION]   prints again, with the option for its get
+#   json EXPRESSION             of the document d at stdin, in Python
+#   field EXPRESSION            of the pool's status d
+#   last_event                  the number of the last event so far
 #   expect WHAT WANTED GOT      fails unless they are the same
 #   expect_match WHAT P GOT     fails unless GOT matches the pattern P
 #   wait_for SECONDS COMMAND... until COMMAND succeeds
@@ -67,6 +70,11 @@ read_back() {
   cat "$path/name"
   ask put "$1"
 }
+
+# Debian's Python, which starts sooner than a wrapper in PATH.
+json() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
+field() { ask pool status --json | json "$1"; }
+last_event() { ask events --json | grep -o '"seq":[0-9]*' | tail -n 1 | cut -d : -f 2; }
 
 expect() { [[ $2 == "$3" ]] || fail "$1: wanted '$2', got '$3'"; }
 # shellcheck disable=SC2053  # A pattern is meant.

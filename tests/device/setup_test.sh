@@ -5,8 +5,7 @@
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
-field() { ask pool status --json | python3 -c "import json, sys; p = json.load(sys.stdin); print($1)"; }
-data_mib() { field 'p["data"]["total_bytes"] // 1048576'; }
+data_mib() { field 'd["data"]["total_bytes"] // 1048576'; }
 allocated_mib() { stat -c '%b %B' "$1" | { read -r blocks size && echo $((blocks * size / 1048576)); }; }
 services() { start_services --device-actors 2 --mount-actors 2; }
 
@@ -78,7 +77,7 @@ head -c 1M /dev/urandom >"$folder/random"
 
 services
 ask pool create --loop 96M
-expect 'features' '[]' "$(field 'p["features"]')"
+expect 'features' '[]' "$(field 'd["features"]')"
 ((allocated=$(allocated_mib "$COWSLIP_STATE/pool/data"), allocated < 32)) || fail "a sparse file has $allocated MiB"
 use 'sparse files' ask pool grow --data 160M
 end_pool
@@ -100,7 +99,7 @@ expect_match 'what is said' '*free*' "$(cat "$folder/refused")"
 # What a device-actor that died in a create has left was refused as somebody's data, and its room was wanted once more.
 fallocate -l 240M "$COWSLIP_STATE/pool/data"
 ask pool create --loop 96M --preallocate
-expect 'features' "['no_discard_passdown', 'preallocated']" "$(field 'p["features"]')"
+expect 'features' "['no_discard_passdown', 'preallocated']" "$(field 'd["features"]')"
 file=$COWSLIP_STATE/pool/data
 ((allocated=$(allocated_mib "$file"), allocated >= 96)) || fail "of 96 MiB $allocated are allocated"
 grow_and_fill() {
@@ -116,7 +115,7 @@ use 'files allocated ahead' grow_and_fill
 ((allocated=$(allocated_mib "$file"), allocated >= 160)) || fail "of 160 MiB $allocated are allocated after a removal"
 # A manager that ended on a file system without a free block could not start again: it made its lock file empty first.
 dd if=/dev/zero of="$folder/mounted/others" bs=4K oflag=append conv=notrunc status=none 2>/dev/null || true
-kill -9 "$(ask status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["pid"])')"
+kill -9 "$(ask status --json | json 'd["pid"]')"
 wait_for 60 timeout 5 cowslip --timeout 3s ls >/dev/null
 rm "$folder/mounted/others"
 end_pool
@@ -157,12 +156,12 @@ expect 'data at first' 32 "$(data_mib)"
 grow_from_reserve() {
   ask pool grow --data 80M --metadata 8M
   expect 'data' 80 "$(data_mib)"
-  expect 'metadata' 8 "$(field 'p["metadata"]["total_bytes"] // 1048576')"
+  expect 'metadata' 8 "$(field 'd["metadata"]["total_bytes"] // 1048576')"
   grow_device one 192M
   rm -f "$folder/pieces"
   wait_for 20 test -e "$folder/pieces"  # It writes still.
   ask pool grow
-  expect 'what is in reserve' 0 "$(field 'p["reserve_bytes"]')"
+  expect 'what is in reserve' 0 "$(field 'd["reserve_bytes"]')"
 }
 use 'a part of its own devices' grow_from_reserve
 end_pool
@@ -196,7 +195,7 @@ swap_names() {
 meanwhile=swap_names
 use 'block devices of its own' ask pool grow --device "$other"
 meanwhile=true
-expect 'where its devices are' "['$other', '$one']" "$(field 'p["devices"]')"
+expect 'where its devices are' "['$other', '$one']" "$(field 'd["devices"]')"
 # Its metadata are written anew into the other areas.
 ask create kept
 write kept 'a text'

@@ -34,7 +34,6 @@ remove_devices() {
   dmsetup ls | cut -f 1 | grep '^cowslip-' | sort | xargs --no-run-if-empty --max-args=1 dmsetup remove 2>/dev/null || true
   ! dmsetup ls | grep -q '^cowslip-'
 }
-field() { ask pool status --json | python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
 pool_device() { dmsetup ls | grep -o '^cowslip-[0-9a-f]*-pool'; }
 keep() { rm -rf "$1" && cp -a --sparse=always "$2" "$1"; }
 # In place: what is attached to a loop device stays so.
@@ -57,7 +56,7 @@ names() { ask ls | cut -f 1 | sort | tr '\n' ' '; }
 
 start
 ask pool create --loop 1G
-expect verdict normal "$(field verdict)"
+expect verdict normal "$(field 'd["verdict"]')"
 expect 'dm devices of a new pool' 1 "$(dmsetup ls | grep -c cowslip)"
 ask create base --size 64M
 write base 'the base'
@@ -84,8 +83,8 @@ expect_frozen store_older
 expect_match 'the event' '*pool.verdict*' "$(ask events --since 0 | grep store_older | head -n 1)"
 expect 'volumes that the older store knows' 'base ' "$(names)"
 ask pool start --read-only
-expect 'state' read_only "$(field state)"
-expect 'mode' ro "$(field mode)"
+expect 'state' read_only "$(field 'd["state"]')"
+expect 'mode' ro "$(field 'd["mode"]')"
 expect 'the base, read-only' 'the base' "$(read_back base --read-only)"
 ask cleanup
 expect 'superblock after the look' "$(superblock "$folder/new-metadata")" "$(superblock "$metadata")"
@@ -93,7 +92,7 @@ ask pool rebuild
 expect 'volumes after the rebuild' "$volumes" "$(names)"
 expect 'two, rebuilt' 'the second' "$(read_back two)"
 expect_match 'labels, rebuilt' '*team*blue*' "$(ask show one --json)"
-expect verdict normal "$(field verdict)"
+expect verdict normal "$(field 'd["verdict"]')"
 halt
 
 # (b) An older metadata image under a newer store.
@@ -139,23 +138,23 @@ put_metadata "$folder/new-metadata"
 
 # (e) A foreign set_transaction_id, seen while the pool is live; given back.
 start
-ours=$(field transaction_id)
+ours=$(field 'd["transaction_id"]')
 dmsetup message "$(pool_device)" 0 "set_transaction_id $ours 12345"
 wait_for 10 grep -q 'pool frozen' "$folder/up.log" || fail 'the foreign transaction id is not seen'
 expect_frozen foreign_transaction_id
 ask cleanup
 stop_services
 start
-expect verdict foreign_transaction_id "$(field verdict)"
+expect verdict foreign_transaction_id "$(field 'd["verdict"]')"
 ask pool rebuild
-expect verdict normal "$(field verdict)"
+expect verdict normal "$(field 'd["verdict"]')"
 expect 'one, after a foreign transaction id' 'the first' "$(read_back one)"
 
 # (f) A planted thin id.
 dmsetup message "$(pool_device)" 0 'create_thin 4242'
 stop_services
 start
-expect verdict orphans "$(field verdict)"
+expect verdict orphans "$(field 'd["verdict"]')"
 ask create three --parent one
 id=$(ask show three --json | grep -o '"thin_id":[0-9]*')
 [[ ${id#*:} -gt 4242 ]] || fail "the thin id of a new volume is $id"
@@ -167,7 +166,7 @@ wait_for 20 bash -c "! dmsetup ls | grep -q -- '-${id#*:}[^0-9]'" || fail 'the d
 dmsetup message "$(pool_device)" 0 "delete ${id#*:}"
 stop_services
 start
-expect verdict lost "$(field verdict)"
+expect verdict lost "$(field 'd["verdict"]')"
 expect_match 'the lost volume' '*"state":"lost"*' "$(ask show three --json)"
 status=0
 ask get three 2>"$folder/out" || status=$?
@@ -186,7 +185,7 @@ fifth=$(ask show five --json | grep -o '"thin_id":[0-9]*')
 crash
 rm -rf "$store"
 start
-expect state none "$(field state)"
+expect state none "$(field 'd["state"]')"
 status=0
 ask pool create --loop 1G 2>"$folder/out" || status=$?
 expect 'exit status of pool create over it' 5 "$status"

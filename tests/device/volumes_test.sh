@@ -4,14 +4,13 @@
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
-json() { /usr/bin/python3 -c "import json, sys; value = json.load(sys.stdin); print($1)"; }
 refused() {
   local status=0
   ask "${@:2}" >"$folder/refused" 2>&1 || status=$?
   expect "exit status of '${*:2}'" "$1" "$status"
 }
 kib() { df --output=size "$1" | tail -n 1; }
-used() { ask pool status --json | json 'value["data"]["used_bytes"]'; }
+used() { ask pool status --json | json 'd["data"]["used_bytes"]'; }
 
 # Each file is synced, and its sum is kept elsewhere.
 write_files() {
@@ -83,7 +82,7 @@ dumpe2fs -h "$device" 2>/dev/null | grep -q needs_recovery || fail 'its journal 
 refused 5 freeze base
 ask detach base
 ask freeze base
-expect 'kind of the image' image "$(ask show base --json | json 'value["kind"]')"
+expect 'kind of the image' image "$(ask show base --json | json 'd["kind"]')"
 refused 2 get base
 refused 2 attach base
 expect 'what the image holds' frozen "$(read_back base --read-only)"
@@ -98,10 +97,10 @@ echo 'a volume with a journal to replay was frozen, and can be read from its rea
 ask create one --parent base
 device=$(ask attach one)
 ask rename one chain-1
-expect 'the device of a renamed volume' "$device" "$(ask show chain-1 --json | json 'value["device"]')"
+expect 'the device of a renamed volume' "$device" "$(ask show chain-1 --json | json 'd["device"]')"
 ask detach chain-1
 ask rename base image
-expect 'the parent by its new name' image "$(ask show chain-1 --json | json 'value["parent"]')"
+expect 'the parent by its new name' image "$(ask show chain-1 --json | json 'd["parent"]')"
 path=$(ask get chain-1)
 refused 5 rename chain-1 other
 head -c 3000000 /dev/urandom >"$path/one"
@@ -116,7 +115,7 @@ done
 expect 'what a clone of a clone holds' frozen "$(read_back chain-4)"
 ask label chain-4 team=blue tier=1
 ask label chain-4 tier-
-expect 'labels' "{'team': 'blue'}" "$(ask show chain-4 --json | json 'value["labels"]')"
+expect 'labels' "{'team': 'blue'}" "$(ask show chain-4 --json | json 'd["labels"]')"
 
 # ---- df: equal to what is counted from thin_dump
 
@@ -159,7 +158,7 @@ print("exact figures of", len(volumes), "volumes are those of thin_dump:",
       {volume["id"]: volume["exclusive_bytes"] for volume in volumes})
 END
 before=$(used)
-exclusive=$(json '[v for v in value["volumes"] if v["id"] == "chain-4"][0]["exclusive_bytes"]' <"$folder/df")
+exclusive=$(json '[v for v in d["volumes"] if v["id"] == "chain-4"][0]["exclusive_bytes"]' <"$folder/df")
 ask rm --wait chain-4
 expect 'what a removal gives back' "$exclusive" $((before - $(used)))
 expect 'another has kept what it shared' frozen "$(read_back chain-3)"
@@ -174,7 +173,7 @@ rm "$path/large"
 sync -f "$path"
 ask trim full --json >"$folder/trimmed"
 expect_match 'what is trimmed' '[{"id":"full","trimmed_bytes":*' "$(cat "$folder/trimmed")"
-(($(json 'value[0]["trimmed_bytes"]' <"$folder/trimmed") >= 100 << 20)) || fail "trimmed: $(cat "$folder/trimmed")"
+(($(json 'd[0]["trimmed_bytes"]' <"$folder/trimmed") >= 100 << 20)) || fail "trimmed: $(cat "$folder/trimmed")"
 ((before - $(used) >= 95 << 20)) || fail "the pool had $before bytes in use, and has $(used)"
 echo "a trim gave $((before - $(used))) bytes back"
 refused 2 trim chain-1

@@ -27,28 +27,26 @@ void check_gone(World& world, const std::function<void(World&)>& make) {
     check_quiet(world);
 }
 
-// On two block devices.
-void make_pair(World& world) {
-    if (!world.kernel.media.contains("/dev/vda")) {
-        world.kernel.add_disk("/dev/vda", 2097152);
-        world.kernel.add_disk("/dev/vdb", 32768);
-        world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb"};
+// On two block devices, /dev/vda and /dev/vdb.
+void make_on_disks(World& world, const schemas::PoolCreate& request) {
+    for (const std::string path : {"/dev/vda", "/dev/vdb"}) {
+        if (!world.kernel.media.contains(path)) world.kernel.add_disk(path, 1048576);
+        world.kernel.allowed_devices.insert(path);
     }
-    schemas::PoolCreate request;
-    request.data_device = "/dev/vda";
-    request.metadata_device = "/dev/vdb";
     REQUIRE(world.call(request));
 }
 
+void make_pair(World& world) {
+    schemas::PoolCreate request;
+    request.data_device = "/dev/vda";
+    request.metadata_device = "/dev/vdb";
+    make_on_disks(world, request);
+}
+
 void make_devices(World& world) {
-    if (!world.kernel.media.contains("/dev/vda")) {
-        world.kernel.add_disk("/dev/vda", 1048576);
-        world.kernel.add_disk("/dev/vdb", 1048576);
-        world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb"};
-    }
     schemas::PoolCreate request;
     request.devices = {"/dev/vda", "/dev/vdb"};
-    REQUIRE(world.call(request));
+    make_on_disks(world, request);
 }
 
 void make_loop(World& world) {
