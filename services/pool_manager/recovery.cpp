@@ -156,6 +156,7 @@ Task<void> PoolManager::restore_leases(Operation& operation) {
 
 Task<std::string> PoolManager::restore_lease(Operation& operation, VolumeRow row, LeaseRow lease) {
     const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
+    if (store_.leases(row.thin_id).empty()) co_return "";  // It was being put, and that is done.
     const LeaseWanted wanted{lease.holder, lease.mode, lease.mount_label};
     Result<std::string> path = co_await bring_up(operation, row, wanted);
     unfind(FindingKind::broken_lease, operation.subject);

@@ -1,6 +1,7 @@
 // The manager through its messages: leases, their modes, and what stands in the way of ending one.
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
@@ -279,6 +280,29 @@ TEST_CASE("leases outlive the manager, and end with an event when the kernel is 
     CHECK(std::any_of(events.begin(), events.end(), [](const auto& event) {
         return event.type == "lease.ended" && event.body.count("reason") != 0;
     }));
+    check_quiet(world);
+}
+
+TEST_CASE("a lease that is being put while the pool comes back is not mounted again", "[manager]") {
+    // Bug: who makes the mounts of leases true again waited for the put, and then mounted what nobody had any more.
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    REQUIRE(world.call(get("a")));
+    world.hold_replies(schemas::Unmount::kType);
+    const std::string ended = world.send_once(put("a"));
+    world.run_until([&] { return world.held() == 1; });
+    // For a moment the pool's device looks as if it had no table: it is loaded again.
+    FakeDmDevice& pool = world.kernel.devices.at(world.kernel.pools.begin()->first);
+    const auto live = std::exchange(pool.live, std::nullopt);
+    world.run_for(1000);
+    CHECK(has_finding(world, "pool default"));
+    pool.live = live;
+    world.run_for(3000);
+    world.let_go();
+    CHECK(word(world.answer(ended)) == "ok");
+    world.run_for(1000);
+    CHECK(world.mounts.directories.empty());
     check_quiet(world);
 }
 
