@@ -10,7 +10,7 @@ top_level='CMakeLists.txt README.md LICENSE common schemas services tests deploy
 # Library header (the beginning of its name) and its files. Tests use what they test through our own headers.
 libraries='
 libdevmapper.h  common/device_mapper.cpp tests/bench/bare.cpp
-zmq             common/bus.cpp tests/unit/bus_failures_test.cpp
+zmq             common/bus.cpp tests/bench/echo.cpp tests/unit/bus_failures_test.cpp
 sqlite3         common/sqlite.h common/sqlite.cpp common/memory_disk.cpp tests/fakes/fake_disk.cpp
 msgpack         common/codec.h
 libmount
