@@ -5,7 +5,7 @@
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
-clones=${CLONES:-32} clients=${CLIENTS:-8} kills=${KILLS:-2}
+clones=${CLONES:-64} clients=${CLIENTS:-8} kills=${KILLS:-2}
 
 start_services --device-actors 4 --mount-actors 3
 ask pool create --loop 2G

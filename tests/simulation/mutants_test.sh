@@ -21,7 +21,7 @@ for mutant in "" "${mutants[@]}"; do
   begun=$EPOCHREALTIME
   status=0
   cases=${others[${mutant:-none}]:-$protocol}
-  output=$(COWSLIP_MUTANT=$mutant timeout 120 "$program" --abort "$cases" 2>/dev/null) || status=$?
+  output=$(COWSLIP_MUTANT=$mutant timeout 400 "$program" --abort "$cases" 2>/dev/null) || status=$?
   took=$(((${EPOCHREALTIME/./} - ${begun/./}) / 1000))
   if [[ -z $mutant ]]; then
     # Else all that follows says nothing.
