@@ -41,6 +41,8 @@ DmDevice thin_device(const schemas::PoolRef& pool, std::uint32_t thin_id) {
 }
 
 CommandAnswer DeviceActor::handle(std::string_view type, const msgpack::object& body) {
+    // Who works is not the watcher, or is the only one: then the next look comes soon.
+    if (events_ != nullptr && type != schemas::ReadPoolStatus::kType) events_->stop();
     CommandAnswer::Rest rest;
     std::optional<Result<std::string>> answer = on<schemas::CreateSnap>(type, body, [&](const auto& command) {
         auto reply = create_snap(command);

@@ -389,7 +389,7 @@ Result<schemas::PoolState> DeviceActor::discard_pool(const schemas::DiscardPool&
 
 Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPoolStatus& command) {
     const DmDevice pool = TRY(any_pool_device(command.pool));
-    if (events_ != nullptr) events_->watch(pool);
+    if (events_ != nullptr && !command.status_only) events_->watch(pool);
     if (command.status_only) {
         schemas::PoolState state;
         state.status = status_text(pool);

@@ -15,6 +15,7 @@ public:
 
     // What happens from now on; so before a look at the pool. Ends with the next event.
     void watch(const DmDevice& pool);
+    void stop() { watching_ = false; }
     // Readable when there is an event of any dm device. -1: nothing is watched.
     int fd() const { return watching_ ? control_.get() : -1; }
     // Whether one of these was the pool's; until then it goes on watching.
