@@ -31,7 +31,7 @@ DmDevice thin_device(const schemas::PoolRef& pool, std::uint32_t thin_id);
 
 class DeviceActor {
 public:
-    // `events` watch the pool from each look at its status on.
+    // `events` watch the pool from a look at its status until the next command of another kind.
     DeviceActor(DeviceMapper& dm, Host& host, PoolEvents* events = nullptr) : dm_(dm), host_(host), events_(events) {}
 
     // Any of the messages below, encoded. An unknown type is unimplemented.

@@ -29,7 +29,6 @@ Task<CommandOutcome> PoolManager::tell_once(Operation& operation, ActorKind kind
                                         std::move(message)};
     Actors::Wanted wanted{kind, urgency, key, Message::kType, encode(command)};
     operation.waiting_for = Message::kType;
-    operation.told = ++commands_told_;
     operation.confirmed_when_told = pool_row_ ? pool_row_->confirmed : 0;
     count(Message::kType);
     CommandOutcome outcome = co_await actors_.command(std::move(wanted));

@@ -200,23 +200,24 @@ Task<void> PoolManager::end_mount(Operation& operation, std::uint32_t thin_id, b
 
 // By a status that was asked for from now on: one does for all who wait for it.
 Task<void> PoolManager::look_whether_intact(Operation& operation) {
-    const std::uint64_t now = commands_told_;
-    while (status_told_ <= now) {
-        if (looking_) {
+    const std::uint64_t begun_before = intact_looks_.begun;
+    while (intact_looks_.answered <= begun_before) {
+        if (intact_looks_.under_way) {
             operation.waiting_for = schemas::ReadPoolStatus::kType;
-            co_await looked_.wait();
+            co_await intact_look_ended_.wait();
             continue;
         }
         schemas::ReadPoolStatus command{pool_row_->spec.pool, false, true};
-        looking_ = true;
+        const std::uint64_t number = ++intact_looks_.begun;
+        intact_looks_.under_way = true;
         Result<schemas::PoolState> seen = co_await tell(operation, ActorKind::device, Urgency::watching, command);
-        looking_ = false;
-        looked_.notify_all();
+        intact_looks_.under_way = false;
+        intact_look_ended_.notify_all();
         if (!seen) co_return seen.error();
         const auto status = parse_thin_pool_status(seen->status);
         if (!status) co_return status.error();
         take_status(operation, 0, seen->status);
-        status_told_ = std::max(status_told_, operation.told);
+        intact_looks_.answered = number;
     }
     co_return {};
 }

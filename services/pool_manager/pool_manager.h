@@ -170,7 +170,6 @@ private:
         bool recorded = false;  // It has a row: what it began is finished or undone, also by another process.
         bool gives_up = false;  // Set when its time is over while it waits for a place behind the reply.
         bool waits_for_place = false;
-        std::uint64_t told = 0;                 // Which command it was, among all.
         std::uint64_t confirmed_when_told = 0;  // The least transaction id that the answer to its command may show.
         std::string mount_directory = {};       // Undone create: where its volume may have been mounted.
         std::uint32_t step = 0;
@@ -576,7 +575,7 @@ private:
     Signal behind_changed_{ready_};
     Signal actors_changed_{ready_};
     Signal copy_ended_{ready_};
-    Signal looked_{ready_};
+    Signal intact_look_ended_{ready_};
 
     std::map<std::string, Handler, std::less<>> changes_;  // By request type.
     std::map<std::string, std::function<Result<std::string>(const msgpack::object&)>, std::less<>> queries_;
@@ -603,9 +602,11 @@ private:
     std::int64_t next_repair_ms_ = 0;
     std::int64_t repair_ended_ms_ = 0;
     std::int64_t repair_back_off_ms_ = 0;
-    std::uint64_t commands_told_ = 0;  // To actors.
-    std::uint64_t status_told_ = 0;    // The latest look whether the pool is intact that was answered.
-    bool looking_ = false;             // Such a look is under way.
+    struct {
+        std::uint64_t begun = 0;
+        std::uint64_t answered = 0;  // The latest that was.
+        bool under_way = false;      // One at a time.
+    } intact_looks_;                 // At whether the pool is intact.
     std::uint64_t creates_in_generation_ = 0;
     std::int64_t generation_opened_ms_ = 0;
     bool backup_due_ = false;  // Volumes have changed since the last one.

@@ -1,6 +1,7 @@
 // cowslip-bench-echo: what the bus costs without any service: a ROUTER that sends each request back. With --store it
 // first inserts a row for each, all that have arrived in one transaction. The references of deploy/bench native.
 #include <iostream>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>

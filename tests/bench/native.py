@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 
+sys.dont_write_bytecode = True
 from figures import print_figures
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "../.."))
@@ -169,7 +170,7 @@ def measure_scale(service, figures):
         figures[f"scale.{key}_ms"], figures[f"scale.{key}_ratio"] = many[key], many[key] / few[key]
     figures["scale.memory_mib"] = service.memory_mib()
     begun = time.monotonic()
-    listed = len(service.cowslip("list", "--quiet").split())
+    listed = len(service.cowslip("ls").splitlines())
     figures["scale.listed"], figures["scale.list_seconds"] = listed, time.monotonic() - begun
     service.kill()
     figures["scale.start_seconds"] = service.start()

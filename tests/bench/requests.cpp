@@ -1,11 +1,8 @@
 // cowslip-bench-requests: one kind of request again and again, by K processes with one long-lived client each, which
 // has one request outstanding at a time. Prints JSON: microseconds per request, and requests per second. Also against
 // cowslip-bench-echo, whose answers a client takes for a manager's.
-#include <algorithm>
 #include <chrono>
-#include <functional>
 #include <iostream>
-#include <map>
 #include <span>
 #include <string>
 #include <vector>
