@@ -67,26 +67,20 @@ Query& Query::bind_null() {
     return *this;
 }
 
-int Query::step() {
+bool Query::next() {
     const int code = sqlite3_step(statement_);
-    if (code == SQLITE_ROW || code == SQLITE_DONE) return code;
+    if (code == SQLITE_ROW || code == SQLITE_DONE) return code == SQLITE_ROW;
     const int primary = code & 0xFF;
-    if (primary == SQLITE_CONSTRAINT || primary == SQLITE_MISMATCH || primary == SQLITE_TOOBIG) return primary;
+    if (primary == SQLITE_CONSTRAINT || primary == SQLITE_MISMATCH || primary == SQLITE_TOOBIG) {
+        throw StoreRefusal(
+            fmt::format("store: {}: {}", sqlite3_sql(statement_), sqlite3_errmsg(database_.handle_.get())));
+    }
     database_.fail(code, sqlite3_sql(statement_));
 }
 
-Result<void> Query::run() {
+void Query::run() {
     database_.open_savepoint();
-    const int code = step();
-    if (code == SQLITE_DONE || code == SQLITE_ROW) return {};
-    return Error{code == SQLITE_CONSTRAINT ? Errc::already_exists : Errc::internal,
-                 fmt::format("store: {}", sqlite3_errmsg(database_.handle_.get()))};
-}
-
-bool Query::next() {
-    const int code = step();
-    if (code != SQLITE_ROW && code != SQLITE_DONE) database_.fail(code, sqlite3_sql(statement_));
-    return code == SQLITE_ROW;
+    next();
 }
 
 std::int64_t Query::integer(int column) const {

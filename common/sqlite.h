@@ -3,7 +3,7 @@
 //
 // A full disk and an I/O error throw StoreFailure: nothing but the process's end can answer them
 // (protocol.md, store errors), so no caller handles them and no transaction survives them. A
-// constraint or type error is the caller's own: it comes back as a Result.
+// constraint or type error throws StoreRefusal: a defect of the caller's, whose savepoint can be rolled back.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,11 @@ private:
     Kind kind_;
 };
 
+class StoreRefusal : public std::logic_error {
+public:
+    using std::logic_error::logic_error;
+};
+
 class Database;
 
 // One use of a cached statement: bind in order, then run or step; reset when it goes out of scope.
@@ -53,8 +58,7 @@ public:
     Query& bind_blob(std::string_view bytes);
     Query& bind_null();
 
-    // Runs a statement that changes rows. already_exists: a constraint refused it.
-    Result<void> run();
+    void run();  // A statement that changes rows.
     // The next row of a statement that reads; false when there is none.
     bool next();
 
@@ -66,7 +70,6 @@ public:
 private:
     friend class Database;
     Query(Database& database, sqlite3_stmt* statement) : database_(database), statement_(statement) {}
-    int step();
     Database& database_;
     sqlite3_stmt* statement_;
     int bound_ = 0;

@@ -23,7 +23,7 @@ inline auto PoolManager::sleep_ms(std::int64_t milliseconds) {
 
 // One copy of the command, and what became of it.
 template <class Message>
-Task<CommandOutcome> PoolManager::tell_once(Operation& operation, ActorKind kind, Urgency urgency, Message message) {
+Async<CommandOutcome> PoolManager::tell_once(Operation& operation, ActorKind kind, Urgency urgency, Message message) {
     const CommandKey key{operation.number, operation.step, operation.attempts};
     schemas::CommandOf<Message> command{schemas::kProtocolVersion, key.operation, key.step, key.attempt, Message::kType,
                                         std::move(message)};
@@ -31,8 +31,7 @@ Task<CommandOutcome> PoolManager::tell_once(Operation& operation, ActorKind kind
     operation.waiting_for = Message::kType;
     operation.confirmed_when_told = pool_row_ ? pool_row_->confirmed : 0;
     count(Message::kType);
-    CommandOutcome outcome = co_await actors_.command(std::move(wanted));
-    co_return Result<CommandOutcome>(std::move(outcome));
+    co_return co_await actors_.command(std::move(wanted));
 }
 
 // Until it is answered. Only for commands that may be carried out twice, one after the other.
@@ -48,16 +47,14 @@ template <class Message>
 Task<typename Message::Reply> PoolManager::tell(Operation& operation, ActorKind kind, Urgency urgency, Message message,
                                                 Message again) {
     for (;;) {
-        Result<CommandOutcome> outcome = co_await tell_once(operation, kind, urgency, message);
-        if (!outcome) co_return outcome.error();
-        if (outcome->kind == CommandOutcome::Kind::answered) {
+        CommandOutcome outcome = co_await tell_once(operation, kind, urgency, message);
+        if (outcome.kind == CommandOutcome::Kind::answered) {
             ++operation.step;
-            Result<void> survived = forget_deaths(operation);
-            if (!survived) co_return survived.error();
-            if (!outcome->body) co_return outcome->body.error();
-            co_return decode_as<typename Message::Reply>(std::string_view(*outcome->body));
+            forget_deaths(operation);
+            if (!outcome.body) co_return outcome.body.error();
+            co_return decode_as<typename Message::Reply>(std::string_view(*outcome.body));
         }
-        Result<void> counted = count_attempt(operation, *outcome, Message::kType);
+        Result<void> counted = count_attempt(operation, outcome, Message::kType);
         if (!counted) co_return counted.error();
         message = again;
     }

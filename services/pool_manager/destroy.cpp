@@ -60,8 +60,7 @@ Task<std::string> PoolManager::check_pool(Operation& operation, schemas::PoolChe
         co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!checked) co_return checked.error();
     if (!checked->sound) {
-        Result<void> noted = note_damage(checked->report);
-        if (!noted) co_return noted.error();
+        note_damage(checked->report);
         keep();
     }
     co_return encode(schemas::PoolCheck::Reply{checked->sound, checked->report});
@@ -92,10 +91,9 @@ Task<std::string> PoolManager::destroy_pool(Operation& operation, schemas::PoolD
             Errc::in_use,
             "destroy: operations are unfinished: `cowslip pool start`, and `cowslip operations` shows them"};
     }
-    Result<void> written = store_.insert_operation(
+    store_.insert_operation(
         {operation.number, OperationType::destroy_pool, std::nullopt, operation.request_id, encode(request)});
-    if (written) written = store_.insert_request(operation.request_id, operation.digest);
-    if (!written) co_return written.error();
+    store_.insert_request(operation.request_id, operation.digest);
     operation.recorded = true;
     co_return co_await carry_out_destroy(operation);
 }
@@ -115,9 +113,8 @@ Task<std::string> PoolManager::carry_out_destroy(Operation& operation) {
         for (const ThinRow& row : store_.thin_ids()) command.thin_ids.push_back(row.thin_id);
     }
     Result<schemas::PoolState> discarded = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
-    Result<void> written = store_.delete_operation(operation.number);
-    if (written && !discarded) written = store_.forget_request(operation.request_id);
-    if (!written) co_return written.error();
+    store_.delete_operation(operation.number);
+    if (!discarded) store_.forget_request(operation.request_id);
     if (!discarded) {
         keep();
         operation.recorded = false;
@@ -126,8 +123,7 @@ Task<std::string> PoolManager::carry_out_destroy(Operation& operation) {
     const std::string name = pool_row_->name;
     event("pool.destroyed", name, {{"uuid", pool_row_->spec.pool.uuid}});
     spdlog::info("pool destroyed name={} uuid={}", name, pool_row_->spec.pool.uuid);
-    written = store_.delete_pool_and_volumes();
-    if (!written) co_return written.error();
+    store_.delete_pool_and_volumes();
     for (const auto& [key, detail] : std::map(findings_)) {
         if (key.first != FindingKind::store_lost) unfind(key.first, key.second);
     }

@@ -14,16 +14,16 @@ namespace cowslip {
 Result<void> PoolManager::count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what) {
     ++operation.attempts;
     if (outcome.kind == CommandOutcome::Kind::actor_died) ++operation.deaths;
-    if (operation.recorded) TRY(store_.set_attempts(operation.number, operation.attempts, operation.deaths));
+    if (operation.recorded) store_.set_attempts(operation.number, operation.attempts, operation.deaths);
     if (operation.deaths < kMaxDeaths) return {};
     return Error{Errc::internal, fmt::format("{} for '{}': {} actors have died of it, so it is not sent again", what,
                                              operation.subject, operation.deaths)};
 }
 
 // Deaths count for one command, and this one was answered.
-Result<void> PoolManager::forget_deaths(Operation& operation) {
-    if (std::exchange(operation.deaths, 0) == 0 || !operation.recorded) return {};
-    return store_.set_attempts(operation.number, operation.attempts, 0);
+void PoolManager::forget_deaths(Operation& operation) {
+    if (std::exchange(operation.deaths, 0) == 0 || !operation.recorded) return;
+    store_.set_attempts(operation.number, operation.attempts, 0);
 }
 
 // Takes the names, and the pool (shared) with them; starts a stopped pool. The places in the queues are
@@ -41,12 +41,11 @@ Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest>
 }
 
 // Out of service: the kernel has stopped to take messages. Nothing is undone; it is asked again.
-Task<void> PoolManager::pool_in_service(Operation& operation) {
+Async<void> PoolManager::pool_in_service(Operation& operation) {
     while (!pool_.loaded || !pool_.writable || !pool_.frozen.empty() || !check_sound()) {
         operation.waiting_for = "the pool to be writable";
         co_await pool_changed_.wait();
     }
-    co_return {};
 }
 
 // ENXIO: the pool was put away when the command came to it, by a repair, say, and may be there again by now.
@@ -138,8 +137,7 @@ Task<std::string> PoolManager::mount(Operation& operation, VolumeRow row, bool r
         co_return reply.error();
     }
     if (reply->grown) {
-        Result<void> recorded = store_.set_fs_sectors(row.thin_id, row.size_sectors);
-        if (!recorded) co_return recorded.error();
+        store_.set_fs_sectors(row.thin_id, row.size_sectors);
     }
     Device& mounted = devices_[row.thin_id];
     mounted.mount_path = reply->path;

@@ -32,8 +32,7 @@ Task<std::string> PoolManager::watch(Operation& operation) {
         if (now_.monotonic_ms >= chores_at_ms) {
             chores_at_ms = now_.monotonic_ms + kChoresMs;
             look_for_room();
-            Result<void> purged = store_.purge(kMostPurged);
-            if (!purged) co_return purged.error();
+            store_.purge(kMostPurged);
         }
         if (pool_.fault == PoolFault::gone) begin_load_again();
         consider_repair();

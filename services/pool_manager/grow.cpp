@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/names.h"
 #include "common/size.h"
 #include "services/pool_manager/pool_manager.h"
 
@@ -100,10 +101,9 @@ Task<std::string> PoolManager::grow_pool(Operation& operation, schemas::PoolGrow
     const NameLock lock = co_await names_.acquire(kStartKey, LockMode::exclusive);
     Result<schemas::PoolSpec> wanted = plan_growth(request);
     if (!wanted) co_return wanted.error();
-    Result<void> written = store_.insert_operation(
+    store_.insert_operation(
         {operation.number, OperationType::grow, std::nullopt, operation.request_id, encode(request)});
-    if (written) written = store_.insert_request(operation.request_id, operation.digest);
-    if (!written) co_return written.error();
+    store_.insert_request(operation.request_id, operation.digest);
     operation.recorded = true;
     co_return co_await carry_out_grow(operation, std::move(*wanted));
 }
@@ -122,21 +122,19 @@ Task<std::string> PoolManager::resume_grow(Operation& operation, std::string bod
         if (!pool_.loaded) continue;
         Result<schemas::PoolSpec> wanted = plan_growth(*request);
         if (wanted) co_return co_await carry_out_grow(operation, std::move(*wanted));
-        Result<void> given_up = give_up_grow(operation, wanted.error());
-        if (!given_up) co_return given_up.error();
+        give_up_grow(operation, wanted.error());
         co_return wanted.error();
     }
 }
 
 // The failure is the answer from now on, and nothing is owed.
-Result<void> PoolManager::give_up_grow(Operation& operation, const Error& error) {
-    TRY(store_.delete_operation(operation.number));
+void PoolManager::give_up_grow(Operation& operation, const Error& error) {
+    store_.delete_operation(operation.number);
     if (!operation.request_id.empty()) {
-        TRY(store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error)));
+        store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
     }
     keep();
     operation.recorded = false;
-    return {};
 }
 
 // From the intent on; also where recovery begins. The caller holds kStartKey.
@@ -152,16 +150,14 @@ Task<std::string> PoolManager::carry_out_grow(Operation& operation, schemas::Poo
         const schemas::Resume let_run{pool_row_->spec.pool, 0, true};
         Result<schemas::Resume::Reply> resumed = co_await tell(operation, ActorKind::device, Urgency::awaited, let_run);
         if (!resumed) spdlog::error("resume the pool: {}", resumed.error().message);
-        Result<void> given_up = give_up_grow(operation, state.error());
-        if (!given_up) co_return given_up.error();
+        give_up_grow(operation, state.error());
         co_return state.error();
     }
     tables.release();
     take_backing(*state);
     take_status(operation, 0, state->status);
-    Result<void> written = take_sizes(*state);
-    if (written) written = store_.delete_operation(operation.number);
-    if (!written) co_return written.error();
+    take_sizes(*state);
+    store_.delete_operation(operation.number);
     next_repair_ms_ = now_.monotonic_ms;  // What it failed for, again and again, may be over.
     schemas::PoolGrow::Reply reply;
     reply.changed = pool_row_->spec.data_sectors + pool_row_->spec.metadata_sectors > before;
@@ -179,7 +175,7 @@ void PoolManager::take_backing(const schemas::PoolState& state) {
 }
 
 // The row follows what the pool has become: by us, by whoever died before it was written down, or by its owner.
-Result<void> PoolManager::take_sizes(const schemas::PoolState& state) {
+void PoolManager::take_sizes(const schemas::PoolState& state) {
     schemas::PoolSpec spec = pool_row_->spec;
     spec.data_sectors = state.spec.data_sectors;
     spec.metadata_sectors = state.spec.metadata_sectors;
@@ -187,11 +183,11 @@ Result<void> PoolManager::take_sizes(const schemas::PoolState& state) {
     const bool larger = spec.data_sectors != before.data_sectors || spec.metadata_sectors != before.metadata_sectors;
     if (before.backing != "adopted") spec.queue_if_no_space = state.spec.queue_if_no_space;
     spec.devices = state.spec.devices;
-    if (!larger && spec.queue_if_no_space == before.queue_if_no_space && same_devices(spec, before)) return {};
-    TRY(store_.set_pool_spec(spec));
+    if (!larger && spec.queue_if_no_space == before.queue_if_no_space && same_devices(spec, before)) return;
+    store_.set_pool_spec(spec);
     if (!larger) {
         pool_row_->spec = spec;
-        return {};
+        return;
     }
     event("pool.extended", pool_row_->name,
           {{"data_before", in_bytes(before.data_sectors)},
@@ -201,7 +197,6 @@ Result<void> PoolManager::take_sizes(const schemas::PoolState& state) {
     spdlog::info("pool extended data_bytes={} metadata_bytes={}", spec.data_sectors * kSectorBytes,
                  spec.metadata_sectors * kSectorBytes);
     pool_row_->spec = spec;
-    return {};
 }
 
 }  // namespace cowslip

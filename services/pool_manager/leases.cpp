@@ -61,11 +61,10 @@ Result<bool> PoolManager::check_lease(const VolumeRow& row, const LeaseWanted& w
     return false;
 }
 
-Result<void> PoolManager::record_lease(const VolumeRow& row, const LeaseWanted& wanted) {
-    TRY(store_.insert_lease({row.thin_id, wanted.holder, wanted.mode, wanted.mount_label}));
+void PoolManager::record_lease(const VolumeRow& row, const LeaseWanted& wanted) {
+    store_.insert_lease({row.thin_id, wanted.holder, wanted.mode, wanted.mount_label});
     devices_.at(row.thin_id).idle_since_ms = 0;
     event("lease.taken", *row.name, {{"holder", wanted.holder}, {"mode", wanted.mode}});
-    return {};
 }
 
 // Makes the device active and, for a mount, mounts it. Gives the path that the lease is about. The
@@ -114,8 +113,7 @@ Task<std::string> PoolManager::get_volume(Operation& operation, schemas::VolumeG
     const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);
     Result<std::string> path = co_await bring_up(operation, *row, wanted);
     if (!path) co_return path.error();
-    if (!*held) checked = record_lease(*row, wanted);
-    if (!checked) co_return checked.error();
+    if (!*held) record_lease(*row, wanted);
     co_return encode(schemas::VolumeGet::Reply{.path = *path, .changed = !*held});
 }
 
@@ -138,8 +136,7 @@ Task<std::string> PoolManager::attach_volume(Operation& operation, schemas::Volu
     const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);
     Result<std::string> path = co_await bring_up(operation, *row, wanted);
     if (!path) co_return path.error();
-    if (!*held) checked = record_lease(*row, wanted);
-    if (!checked) co_return checked.error();
+    if (!*held) record_lease(*row, wanted);
     co_return encode(schemas::VolumeAttach::Reply{.device = *path, .changed = !*held});
 }
 
@@ -201,13 +198,11 @@ Task<std::string> PoolManager::end_leases(Operation& operation, schemas::VolumeP
         if (!away) co_return away.error();
     }
     for (const LeaseRow& lease : ending) {
-        Result<bool> ended = store_.delete_lease(row->thin_id, lease.holder);
-        if (!ended) co_return ended.error();
+        store_.delete_lease(row->thin_id, lease.holder);
         event("lease.ended", request.id, {{"holder", lease.holder}});
     }
-    if (request.filled) checked = store_.set_volume_filled(row->thin_id);
-    if (checked && request.remove) checked = remove_behind_reply(*row);
-    if (!checked) co_return checked.error();
+    if (request.filled) store_.set_volume_filled(row->thin_id);
+    if (request.remove) remove_behind_reply(*row);
     co_return encode(schemas::VolumePut::Reply{.changed = !ending.empty()});
 }
 

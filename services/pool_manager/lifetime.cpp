@@ -74,12 +74,10 @@ Task<std::string> PoolManager::rewind_pool(Operation& operation, schemas::PoolRe
                         "rewind: the pool has thin ids that are not ours: `cowslip status` names them"};
     }
     const std::uint64_t to = pool_row_->planned + 1;
-    Result<void> written = store_.set_planned(to);
-    if (written)
-        written = store_.insert_operation(
-            {operation.number, OperationType::rewind, std::nullopt, operation.request_id, encode(schemas::Empty{})});
-    if (written) written = store_.insert_request(operation.request_id, operation.digest);
-    if (!written) co_return written.error();
+    store_.set_planned(to);
+    store_.insert_operation(
+        {operation.number, OperationType::rewind, std::nullopt, operation.request_id, encode(schemas::Empty{})});
+    store_.insert_request(operation.request_id, operation.digest);
     pool_row_ = store_.pool();
     operation.recorded = true;
     co_return co_await carry_out_rewind(operation);
@@ -104,29 +102,26 @@ Task<std::string> PoolManager::carry_out_rewind(Operation& operation) {
         co_return rewound.error();
     }
     if (!rewound) {
-        Result<void> written = store_.delete_operation(operation.number);
-        if (written && !operation.request_id.empty())
-            written = store_.set_reply(operation.request_id, operation.digest,
-                                       error_frame(operation.request_id, rewound.error()));
-        if (!written) co_return written.error();
+        store_.delete_operation(operation.number);
+        if (!operation.request_id.empty())
+            store_.set_reply(operation.request_id, operation.digest,
+                             error_frame(operation.request_id, rewound.error()));
         keep();
         operation.recorded = false;
         co_return rewound.error();
     }
-    Result<std::uint32_t> next = store_.count_thin_ids_anew();
-    if (!next) throw StoreFailure(StoreFailure::Kind::broken, next.error().message);
-    Result<void> written = store_.set_confirmed(pool_row_->planned);
-    if (written) written = store_.delete_operation(operation.number);
-    if (!written) co_return written.error();
+    const std::uint32_t next = store_.count_thin_ids_anew();
+    store_.set_confirmed(pool_row_->planned);
+    store_.delete_operation(operation.number);
     pool_row_ = store_.pool();
     lost_.clear();
     measured_.clear();
     pool_.snapshots_taken = rewound->superblock.time;
     look_at_lifetimes();
     event("pool.rewound", pool_row_->name,
-          {{"snapshots", std::to_string(rewound->superblock.time)}, {"next_thin_id", std::to_string(*next)}});
-    spdlog::info("pool rewound snapshots={} next_thin_id={}", rewound->superblock.time, *next);
-    co_return encode(schemas::PoolRewind::Reply{rewound->superblock.time, *next});
+          {{"snapshots", std::to_string(rewound->superblock.time)}, {"next_thin_id", std::to_string(next)}});
+    spdlog::info("pool rewound snapshots={} next_thin_id={}", rewound->superblock.time, next);
+    co_return encode(schemas::PoolRewind::Reply{rewound->superblock.time, next});
 }
 
 }  // namespace cowslip

@@ -41,8 +41,8 @@ Task<std::string> PoolManager::freeze_volume(Operation& operation, schemas::Volu
     if (!checked) co_return checked.error();
     const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);
     checked = co_await make_still(operation, *row);
-    if (checked) checked = store_.set_volume_image(row->thin_id);
     if (!checked) co_return checked.error();
+    store_.set_volume_image(row->thin_id);
     event("volume.frozen", request.id, {{"thin_id", std::to_string(row->thin_id)}});
     const auto frozen = store_.volume(row->thin_id);
     co_return encode(schemas::VolumeFreeze::Reply{.volume = describe(*frozen), .changed = true});
@@ -107,8 +107,7 @@ Task<std::string> PoolManager::rename_volume(Operation& operation, schemas::Volu
         Result<void> away = co_await unmount(operation, row->thin_id, true);
         if (!away) co_return away.error();
     }
-    checked = store_.rename_volume(row->thin_id, request.new_id);
-    if (!checked) co_return checked.error();
+    store_.rename_volume(row->thin_id, request.new_id);
     event("volume.renamed", request.id, {{"to", request.new_id}, {"thin_id", std::to_string(row->thin_id)}});
     const auto renamed = store_.volume(row->thin_id);
     co_return encode(schemas::VolumeRename::Reply{.volume = describe(*renamed), .changed = true});
@@ -157,8 +156,7 @@ Task<std::string> PoolManager::label_volume(Operation& operation, schemas::Volum
     checked = check_quota(added, row->size_sectors * kSectorBytes);
     if (!checked) co_return checked.error();
     if (row->labels != before) {
-        checked = store_.set_labels(row->thin_id, row->labels);
-        if (!checked) co_return checked.error();
+        store_.set_labels(row->thin_id, row->labels);
         event("volume.labelled", request.id, {{"thin_id", std::to_string(row->thin_id)}});
     }
     co_return encode(describe(*row));

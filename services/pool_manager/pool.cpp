@@ -205,13 +205,11 @@ void PoolManager::begin_generation() {
 // outstanding at a time, since this holds the key.
 Task<std::string> PoolManager::advance_generation(Operation& operation) {
     const NameLock lock = co_await names_.acquire("g", LockMode::exclusive);
-    Result<void> in_service = co_await pool_in_service(operation);
-    if (!in_service) co_return in_service.error();
+    co_await pool_in_service(operation);
     // A swap whose record was lost leaves the pool at `planned` already.
     const std::uint64_t from = pool_.status->transaction_id;
     const std::uint64_t to = pool_row_->planned + 1;
-    Result<void> written = store_.set_planned(to);
-    if (!written) co_return written.error();
+    store_.set_planned(to);
     pool_row_->planned = to;
     for (;;) {
         schemas::SetTransactionId command{pool_row_->spec.pool, from, to};
@@ -222,11 +220,9 @@ Task<std::string> PoolManager::advance_generation(Operation& operation) {
         // EINVAL: an earlier copy of the command did it.
         if (outcome != Outcome::unknown && pool_.status->transaction_id == to) break;
         if (outcome == Outcome::refused) co_return errno_error(verdict->error_number, "open a generation");
-        in_service = co_await pool_in_service(operation);
-        if (!in_service) co_return in_service.error();
+        co_await pool_in_service(operation);
     }
-    written = store_.set_confirmed(to);
-    if (!written) co_return written.error();
+    store_.set_confirmed(to);
     pool_row_->confirmed = to;
     begin_backup();
     co_return "";
@@ -261,10 +257,9 @@ Task<std::string> PoolManager::create_pool(Operation& operation, schemas::PoolCr
     row.next_thin_id = kFirstThinId;
     const OperationRow intent{operation.number, OperationType::create_pool, std::nullopt, operation.request_id,
                               encode(request)};
-    checked = store_.insert_pool(row);
-    if (checked) checked = store_.insert_operation(intent);
-    if (checked) checked = store_.insert_request(operation.request_id, operation.digest);
-    if (!checked) co_return checked.error();
+    store_.insert_pool(row);
+    store_.insert_operation(intent);
+    store_.insert_request(operation.request_id, operation.digest);
     pool_row_ = store_.pool();
     operation.recorded = true;
     co_return co_await carry_out_create_pool(operation, std::move(request));
@@ -275,13 +270,11 @@ Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schem
     std::vector<std::uint32_t> thin_ids;
     Result<schemas::PoolState> made = co_await make_pool(operation, request, &thin_ids);
     if (!made) {
-        Result<void> undone = co_await undo_create_pool(operation, made.error(), std::move(thin_ids));
-        if (!undone) co_return undone.error();
+        co_await undo_create_pool(operation, made.error(), std::move(thin_ids));
         co_return made.error();
     }
-    Result<void> written = store_.set_pool_state("ready");
-    if (written) written = store_.delete_operation(operation.number);
-    if (!written) co_return written.error();
+    store_.set_pool_state("ready");
+    store_.delete_operation(operation.number);
     pool_row_ = store_.pool();
     pool_.loaded = true;
     generation_opened_ms_ = now_.monotonic_ms;
@@ -295,25 +288,23 @@ Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schem
 
 // At once: nobody else can have anything in it yet. It leaves nothing, so a failure that may pass can be tried again,
 // under the same request id as well.
-Task<void> PoolManager::undo_create_pool(Operation& operation, Error error, std::vector<std::uint32_t> made) {
+Async<void> PoolManager::undo_create_pool(Operation& operation, Error error, std::vector<std::uint32_t> made) {
     const schemas::DiscardPool command{pool_row_->spec, pool_row_->planned, std::move(made)};
     Result<schemas::PoolState> discarded = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!discarded) spdlog::warn("undo pool create: {}", discarded.error().message);
-    Result<void> written = store_.delete_pool();
-    if (written) written = store_.delete_operation(operation.number);
-    if (written && retryable(error.code)) {
-        written = store_.forget_request(operation.request_id);
-    } else if (written) {
-        written = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
+    store_.delete_pool();
+    store_.delete_operation(operation.number);
+    if (retryable(error.code)) {
+        store_.forget_request(operation.request_id);
+    } else {
+        store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
     }
-    if (!written) co_return written.error();
     unfind(FindingKind::pool, pool_row_->name);
     unfind(FindingKind::frozen, pool_row_->name);
     keep();
     pool_row_.reset();
     pool_ = {};
     operation.recorded = false;
-    co_return {};
 }
 
 // Loaded, its transaction id ours (tag<<32 | 1), and labelled. `made`: the thin ids that are in it by now.
@@ -355,8 +346,7 @@ Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::P
     schemas::PoolSpec spec = state->spec;
     spec.pool = pool_row_->spec.pool;
     spec.backing = pool_row_->spec.backing;
-    Result<void> written = store_.set_pool_spec(spec);
-    if (!written) co_return written.error();
+    store_.set_pool_spec(spec);
     pool_row_->spec = spec;
     take_backing(*state);
     for (std::uint32_t tries = 0; tries < kMaxDeaths; ++tries) {
@@ -365,8 +355,7 @@ Task<schemas::PoolState> PoolManager::make_pool(Operation& operation, schemas::P
         if (!verdict) co_return verdict.error();
         const Outcome outcome = take_verdict(operation, *verdict);
         if (outcome == Outcome::unknown || pool_.status->transaction_id != pool_row_->planned) continue;
-        written = store_.set_confirmed(pool_row_->planned);
-        if (!written) co_return written.error();
+        store_.set_confirmed(pool_row_->planned);
         pool_row_->confirmed = pool_row_->planned;
         Result<void> labelled = co_await make_label(operation, made);
         if (!labelled) co_return labelled.error();
@@ -399,10 +388,10 @@ Task<void> PoolManager::adopt_thins(Operation& operation, bool force) {
                         thins->size())};
     }
     for (const auto& thin : *thins) {
-        Result<void> written = store_.quarantine(thin.thin_id, "was in the pool when it was adopted");
-        if (!written) co_return written.error();
+        store_.quarantine(thin.thin_id, "was in the pool when it was adopted");
     }
-    co_return store_.raise_next_thin_id(thins->back().thin_id + 1);
+    store_.raise_next_thin_id(thins->back().thin_id + 1);
+    co_return {};
 }
 
 // ---- start -----------------------------------------------------------------------------------
@@ -450,13 +439,11 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     Result<schemas::PoolState> state = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!state) {
         if (state.error().details.contains("damaged") && pool_row_->spec.backing != "adopted") {
-            Result<void> noted = note_damage(state.error().message);
-            if (!noted) co_return noted.error();
+            note_damage(state.error().message);
             co_return state.error();
         }
         if (state.error().code == Errc::needs_repair) {
-            Result<void> judged = co_await judge_unloaded(operation, state.error());
-            if (!judged) co_return judged.error();
+            co_await judge_unloaded(operation, state.error());
         }
         find(FindingKind::pool, pool_row_->name, fmt::format("not started: {}", state.error().message));
         if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
@@ -468,18 +455,15 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     pool_.snapshots_taken = state->superblock.time;
     take_status(operation, 0, state->status);
     if (!pool_.frozen.empty()) co_return Error{Errc::needs_repair, pool_.frozen};
-    Result<void> sized = take_sizes(*state);
-    if (!sized) co_return sized.error();
+    take_sizes(*state);
     Result<void> labelled = co_await compare_label(operation);
     if (!labelled) co_return labelled.error();
     if (pool_.writable && pool_.status->transaction_id > pool_row_->confirmed) {
-        Result<void> confirmed = store_.set_confirmed(pool_.status->transaction_id);
-        if (!confirmed) co_return confirmed.error();
+        store_.set_confirmed(pool_.status->transaction_id);
         pool_row_->confirmed = pool_.status->transaction_id;
     }
     if (pool_row_->state == "stopped") {
-        Result<void> written = store_.set_pool_state("ready");
-        if (!written) co_return written.error();
+        store_.set_pool_state("ready");
         event("pool.started", pool_row_->name);
         pool_row_ = store_.pool();
     }
@@ -488,8 +472,7 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
     if (!compared)
         find(FindingKind::unchecked, pool_row_->name,
              fmt::format("the pool's own list was not read: {}", compared.error().message));
-    Result<void> restored = co_await restore_leases(operation);
-    if (!restored) co_return restored.error();
+    co_await restore_leases(operation);
     pool_.loaded = true;
     begin_generation();
     pool_changed_.notify_all();
@@ -498,11 +481,10 @@ Task<void> PoolManager::bring_up_pool(Operation& operation) {
 }
 
 // The pool was not loaded, since what it lies on is not as it should be: what has happened to it?
-Task<void> PoolManager::judge_unloaded(Operation& operation, Error why) {
+Async<void> PoolManager::judge_unloaded(Operation& operation, Error why) {
     Result<Judgement> judgement = co_await look_at_unloaded(operation);
     const bool wrong = judgement && freezes(judgement->verdict);
     freeze(wrong ? *judgement : Judgement{PoolVerdict::unusable, why.message});
-    co_return {};
 }
 
 // What is known of a pool that is not loaded, without a change to it; normal of one that is.
@@ -532,8 +514,7 @@ Task<void> PoolManager::compare_thins(Operation& operation) {
     if (!thins) co_return thins.error();
     unfind(FindingKind::unchecked, pool_row_->name);
     if (!thins->empty()) {
-        Result<void> raised = store_.raise_next_thin_id(std::max(thins->back().thin_id + 1, kFirstThinId));
-        if (!raised) co_return raised.error();
+        store_.raise_next_thin_id(std::max(thins->back().thin_id + 1, kFirstThinId));
     }
     views.after = store_view();
     views.before.next_thin_id = views.after.next_thin_id;
@@ -555,7 +536,8 @@ Task<void> PoolManager::compare_thins(Operation& operation) {
         views.kernel.thins->emplace(thin.thin_id, thin);
     }
     set_verdict(judge_pool(seen));
-    co_return settle(views, compare(views));
+    settle(views, compare(views));
+    co_return {};
 }
 
 Task<std::vector<schemas::ThinDevice>> PoolManager::list_thins(Operation& operation, Held held, Sharing sharing) {
@@ -635,8 +617,7 @@ Task<std::vector<std::string>> PoolManager::put_pool_away(Operation& operation, 
         set_fault(PoolFault::none, "");
         co_return stopped.error();
     }
-    Result<void> written = store_.set_pool_state("stopped");
-    if (!written) co_return written.error();
+    store_.set_pool_state("stopped");
     event("pool.stopped", pool_row_->name);
     pool_row_ = store_.pool();
     pool_ = {};
@@ -699,8 +680,7 @@ Task<std::string> PoolManager::put_away_for_good(Operation& operation, std::uint
     }
     for (const LeaseRow& lease : store_.leases(thin_id))
         event("lease.ended", operation.subject, {{"holder", lease.holder}});
-    Result<void> written = store_.delete_leases(thin_id);
-    if (!written) co_return written.error();
+    store_.delete_leases(thin_id);
     co_return "";
 }
 

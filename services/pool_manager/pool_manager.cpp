@@ -215,9 +215,7 @@ PoolManager::Operation& PoolManager::new_operation(std::string type, std::string
 
 void PoolManager::reserve_operations() {
     operations_reserved_below_ = std::max(operations_reserved_below_, next_operation_ + kOperationBlock);
-    if (auto reserved = store_.reserve_operations(operations_reserved_below_); !reserved) {
-        throw StoreFailure(StoreFailure::Kind::broken, reserved.error().message);
-    }
+    store_.reserve_operations(operations_reserved_below_);
     reserved_now_ = true;
 }
 
@@ -228,13 +226,12 @@ void PoolManager::begin(Operation& operation, Task<std::string> body) {
 
 // Every operation's outermost frame: its answer, or its failure, is stored in the same savepoint as
 // its last rows.
-Task<void> PoolManager::run(Operation& operation, Task<std::string> body) {
+Async<void> PoolManager::run(Operation& operation, Task<std::string> body) {
     Result<std::string> result = co_await std::move(body);
     if (result && !operation.request_id.empty()) {
         const std::string frame = reply_frame(operation.request_id, *result);
-        const auto stored = store_.set_reply(operation.request_id, operation.digest, frame);
-        if (stored) answer(operation, frame);
-        if (!stored) result = stored.error();
+        store_.set_reply(operation.request_id, operation.digest, frame);
+        answer(operation, frame);
     }
     if (!result) fail(operation, result.error());
     operation.ended.notify_all();
@@ -247,7 +244,6 @@ Task<void> PoolManager::run(Operation& operation, Task<std::string> body) {
     by_request_.erase(operation.request_id);
     if (operation.role == Role::behind) behind_changed_.notify_all();
     finished_.push_back(operation.number);
-    co_return {};
 }
 
 // Not accepted yet: nothing was changed, and nothing is remembered. Accepted: undone, and the failure
@@ -351,9 +347,7 @@ std::size_t PoolManager::count_operations(Role role) const {
 void PoolManager::event(std::string_view type, std::string_view subject, const EventBody& body) {
     if (type.starts_with("volume.")) backup_due_ = true;
     if (type.starts_with("volume.") || type.starts_with("pool.")) store_changed_ = true;
-    if (auto appended = store_.append_event(type, subject, body); !appended) {
-        throw StoreFailure(StoreFailure::Kind::broken, appended.error().message);
-    }
+    store_.append_event(type, subject, body);
 }
 
 void PoolManager::fact(const std::string& type, const std::string& subject, const EventBody& body) {

@@ -184,7 +184,7 @@ private:
         } giving_back = {};
         std::string waiting_for = "its turn";
         Signal ended;
-        Task<void> task;
+        Async<void> task;
     };
 
     // What the kernel was last seen to have for a thin id.
@@ -227,7 +227,7 @@ private:
     void join_or_begin(const std::string& peer, const schemas::Request& request, const Handler& handler);
     Operation& new_operation(std::string type, std::string subject);
     void begin(Operation& operation, Task<std::string> body);
-    Task<void> run(Operation& operation, Task<std::string> body);
+    Async<void> run(Operation& operation, Task<std::string> body);
     void fail(Operation& operation, const Error& error);
     void answer(Operation& operation, const std::string& frame);
     void add_waiter(Operation& operation, const std::string& peer, std::uint32_t timeout_ms);
@@ -268,15 +268,15 @@ private:
     Task<schemas::Verdict> snapshot(Operation& operation, VolumeRow row);
     Result<void> give_up_torn(Operation& operation);
     Result<void> give_up_foreign(Operation& operation);
-    Task<void> resume_origin(Operation& operation, std::uint32_t origin);
+    Async<void> resume_origin(Operation& operation, std::uint32_t origin);
     Task<std::string> resume_until_done(Operation& operation, std::uint32_t origin);
     enum class Ownership : std::uint8_t { absent, ours, foreign };
     Task<Ownership> whose(Operation& operation, VolumeRow row);
     Result<void> take_new_thin_id(Operation& operation);
     Task<std::string> remove_volume(Operation& operation, schemas::VolumeRemove request);
     Task<void> wait_for_place(Operation& operation);
-    Result<void> remove_behind_reply(const VolumeRow& row);
-    Result<void> plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id);
+    void remove_behind_reply(const VolumeRow& row);
+    void plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id);
     void begin_removal(std::uint64_t number, std::uint32_t thin_id, std::string subject, std::uint32_t attempts);
     Task<std::string> finish_removal(Operation& operation, std::string subject);
     Task<bool> give_back_part(Operation& operation);
@@ -321,21 +321,21 @@ private:
     Task<void> let_go(Operation& operation, VolumeRow row, bool written, bool force);
     enum class Which : std::uint8_t { all, attached };
     Task<std::string> end_leases(Operation& operation, schemas::VolumePut request, Which which);
-    Result<void> record_lease(const VolumeRow& row, const LeaseWanted& wanted);
+    void record_lease(const VolumeRow& row, const LeaseWanted& wanted);
 
     // devices.cpp
     template <class Message>
-    Task<CommandOutcome> tell_once(Operation& operation, ActorKind kind, Urgency urgency, Message message);
+    Async<CommandOutcome> tell_once(Operation& operation, ActorKind kind, Urgency urgency, Message message);
     template <class Message>
     Task<typename Message::Reply> tell(Operation& operation, ActorKind kind, Urgency urgency, Message message);
     template <class Message>
     Task<typename Message::Reply> tell(Operation& operation, ActorKind kind, Urgency urgency, Message message,
                                        Message again);
     Result<void> count_attempt(Operation& operation, const CommandOutcome& outcome, std::string_view what);
-    Result<void> forget_deaths(Operation& operation);
+    void forget_deaths(Operation& operation);
     enum class Access : std::uint8_t { read, change };
     Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names, Access access);
-    Task<void> pool_in_service(Operation& operation);
+    Async<void> pool_in_service(Operation& operation);
     Task<std::string> activate(Operation& operation, VolumeRow row, bool read_only);
     Task<void> deactivate(Operation& operation, std::uint32_t thin_id);
     Task<std::string> mount(Operation& operation, VolumeRow row, bool read_only, std::string label);
@@ -359,7 +359,7 @@ private:
     Task<std::string> carry_out_create_pool(Operation& operation, schemas::PoolCreate request);
     Task<schemas::PoolState> make_pool(Operation& operation, schemas::PoolCreate request,
                                        std::vector<std::uint32_t>* made);
-    Task<void> undo_create_pool(Operation& operation, Error error, std::vector<std::uint32_t> made);
+    Async<void> undo_create_pool(Operation& operation, Error error, std::vector<std::uint32_t> made);
     Task<void> adopt_thins(Operation& operation, bool force);
     Task<std::string> start_pool_request(Operation& operation, schemas::PoolStart request);
     Task<void> start_pool(Operation& operation);  // With the pool taken, shared; nothing to do if it is up.
@@ -390,7 +390,7 @@ private:
     void freeze(const Judgement& judgement);
     void set_verdict(const Judgement& judgement);
     Seen seen_by_store();
-    Task<void> judge_unloaded(Operation& operation, Error why);
+    Async<void> judge_unloaded(Operation& operation, Error why);
     Task<Judgement> look_at_unloaded(Operation& operation);
 
     // identity.cpp
@@ -428,7 +428,7 @@ private:
     Task<void> judge_for_rebuild(Operation& operation);
     Task<std::uint32_t> read_newest_backup(Operation& operation, RebuildSources* sources, std::string* taken_at);
     Task<VolumeRow> describe_unknown(Operation& operation, SeenThin thin, std::string name);
-    Result<void> write_rebuilt(const RebuildPlan& plan);
+    void write_rebuilt(const RebuildPlan& plan);
     Task<void> start_read_only(Operation& operation);
     Task<void> compare_label_read_only(Operation& operation);
 
@@ -437,10 +437,10 @@ private:
     Result<schemas::PoolSpec> plan_growth(const schemas::PoolGrow& request) const;
     Task<std::string> grow_pool(Operation& operation, schemas::PoolGrow request);
     Task<std::string> resume_grow(Operation& operation, std::string body);
-    Result<void> give_up_grow(Operation& operation, const Error& error);
+    void give_up_grow(Operation& operation, const Error& error);
     Task<std::string> carry_out_grow(Operation& operation, schemas::PoolSpec wanted);
     void take_backing(const schemas::PoolState& state);
-    Result<void> take_sizes(const schemas::PoolState& state);
+    void take_sizes(const schemas::PoolState& state);
 
     // space.cpp
     struct Space {
@@ -503,8 +503,8 @@ private:
     Task<void> read_mounts(Operation& operation, KernelView* view);
     Task<void> find_suspended_pool(Operation& operation, std::vector<Difference>* differences);
     void remember(const Views& views);
-    Result<void> settle(const Views& views, const std::vector<Difference>& differences);
-    Task<void> repair(Operation& operation, std::vector<Difference> differences);
+    void settle(const Views& views, const std::vector<Difference>& differences);
+    Async<void> repair(Operation& operation, std::vector<Difference> differences);
     Task<std::string> repair_one(Operation& operation, Difference difference);
     Task<std::string> resume_pool(Operation& operation);
     Task<std::string> restore_or_end_leases(Operation& operation, std::uint32_t thin_id);
@@ -531,16 +531,16 @@ private:
     Task<void> put_everything_away(Operation& operation, Leased leased);
     Task<void> find_more_devices(Operation& operation);
     Task<void> mend_metadata(Operation& operation, schemas::PoolRepair request, schemas::PoolRepair::Reply* reply);
-    Result<void> note_damage(const std::string& report);
+    void note_damage(const std::string& report);
     Task<void> mend_into_copy(Operation& operation, schemas::PoolRepair request, schemas::PoolRepair::Reply* reply);
     std::vector<std::string> find_losses(const std::map<std::uint32_t, schemas::RepairedThin>& mended);
 
     // recovery.cpp
     Task<std::string> recover(Operation& operation);
     Task<void> look_at_kernel(Operation& operation, KernelView* seen);
-    Task<void> restore_leases(Operation& operation);
+    Async<void> restore_leases(Operation& operation);
     Task<std::string> restore_lease(Operation& operation, VolumeRow row, LeaseRow lease);
-    Result<void> end_leases_of_an_older_kernel();
+    void end_leases_of_an_older_kernel();
     void resume_operations();
     Task<std::string> resume_create(Operation& operation, std::string body);
     Task<std::string> resume_create_pool(Operation& operation, std::string body);

@@ -18,8 +18,8 @@ Task<std::string> PoolManager::set_quota(Operation& /*operation*/, schemas::Pool
     if (request.max_bytes == 0) limits.quotas.erase(request.label);
     if (request.max_bytes != 0) limits.quotas[request.label] = request.max_bytes;
     checked = check_quotas(limits.quotas);
-    if (checked) checked = store_.set_pool_limits(limits);
     if (!checked) co_return checked.error();
+    store_.set_pool_limits(limits);
     pool_row_->limits = limits;
     co_return encode(quota_use(request.label, request.max_bytes));
 }

@@ -108,8 +108,7 @@ Task<void> PoolManager::carry_out_rebuild(Operation& operation, schemas::PoolReb
     pool_row_->next_thin_id = std::max(*next_thin_id, kFirstThinId);
     if (!thins->empty()) pool_row_->next_thin_id = std::max(pool_row_->next_thin_id, thins->back().thin_id + 1);
     pool_row_->planned = std::max(pool_row_->planned, plan.newest_birth);
-    Result<void> written = write_rebuilt(plan);
-    if (!written) co_return written.error();
+    write_rebuilt(plan);
     reply->dropped = plan.dropped;
     lost_.clear();
     replaced_.clear();
@@ -254,19 +253,18 @@ Task<VolumeRow> PoolManager::describe_unknown(Operation& operation, SeenThin thi
 }
 
 // One commit: before it the store is what it was, after it all is there.
-Result<void> PoolManager::write_rebuilt(const RebuildPlan& plan) {
-    TRY(store_.begin_anew());
-    TRY(store_.insert_pool(*pool_row_));
+void PoolManager::write_rebuilt(const RebuildPlan& plan) {
+    store_.begin_anew();
+    store_.insert_pool(*pool_row_);
     for (const VolumeRow& row : plan.rows) {
-        TRY(store_.insert_volume(row));
+        store_.insert_volume(row);
         if (row.state != "removing") continue;
         if (next_operation_ >= operations_reserved_below_) reserve_operations();
-        TRY(store_.insert_operation({next_operation_++, OperationType::remove, row.thin_id, "", ""}));
+        store_.insert_operation({next_operation_++, OperationType::remove, row.thin_id, "", ""});
     }
     for (const std::uint32_t thin_id : plan.foreign) {
-        TRY(store_.quarantine(thin_id, "was in the pool when the store was made anew"));
+        store_.quarantine(thin_id, "was in the pool when the store was made anew");
     }
-    return {};
 }
 
 // ---- a look without a change -----------------------------------------------------------------

@@ -35,8 +35,7 @@ Task<std::string> PoolManager::fsck(Operation& operation, schemas::SystemFsck re
     if (!found) co_return found.error();
     if (request.repair && !found->empty()) {
         std::vector<Difference> before = std::move(*found);
-        Result<void> repaired = co_await repair(operation, before);
-        if (!repaired) co_return repaired.error();
+        co_await repair(operation, before);
         found = co_await reconcile(operation, Held::release);
         if (!found) co_return found.error();
         for (Difference& difference : before) {
@@ -210,13 +209,12 @@ Task<std::vector<Difference>> PoolManager::reconcile(Operation& operation, Held 
     std::vector<Difference> compared = compare(views);
     std::move(compared.begin(), compared.end(), std::back_inserter(differences));
     sort(differences);
-    Result<void> settled = settle(views, differences);
-    if (!settled) co_return settled.error();
+    settle(views, differences);
     co_return differences;
 }
 
 // Findings come and go with the differences. What somebody has worked on meanwhile is as it was.
-Result<void> PoolManager::settle(const Views& views, const std::vector<Difference>& differences) {
+void PoolManager::settle(const Views& views, const std::vector<Difference>& differences) {
     std::set<std::pair<FindingKind, std::string>> now;
     if (views.kernel.thins) std::erase_if(replaced_, [&](std::uint32_t thin_id) { return views.steady(thin_id); });
     for (const Difference& difference : differences) {
@@ -227,7 +225,7 @@ Result<void> PoolManager::settle(const Views& views, const std::vector<Differenc
             lost_.insert(difference.thin_id);
         }
         if (difference.kind == FindingKind::foreign_thin) {
-            TRY(store_.quarantine(difference.thin_id, "without a row when store and pool were compared"));
+            store_.quarantine(difference.thin_id, "without a row when store and pool were compared");
         }
     }
     std::vector<std::pair<FindingKind, std::string>> gone;
@@ -235,21 +233,20 @@ Result<void> PoolManager::settle(const Views& views, const std::vector<Differenc
         if (!now.contains(key) && views.can_tell(key.first, key.second)) gone.push_back(key);
     }
     for (const auto& [kind, subject] : gone) unfind(kind, subject);
-    if (!views.kernel.thins) return {};
+    if (!views.kernel.thins) return;
     std::erase_if(lost_, [&](std::uint32_t thin_id) {
         return views.steady(thin_id) && views.kernel.thins->contains(thin_id) && !replaced_.contains(thin_id);
     });
     for (const auto& [thin_id, reason] : views.before.quarantined) {
-        if (!views.kernel.thins->contains(thin_id)) TRY(store_.end_quarantine(thin_id));
+        if (!views.kernel.thins->contains(thin_id)) store_.end_quarantine(thin_id);
     }
-    return {};
 }
 
 // ---- repair ----------------------------------------------------------------------------------
 
 // Only what loses nothing: an unknown thin id is never deleted, a lost one never forgotten, that is for the operator. A
 // held metadata snapshot is released by the next look. Each part looks again when it holds its locks.
-Task<void> PoolManager::repair(Operation& operation, std::vector<Difference> differences) {
+Async<void> PoolManager::repair(Operation& operation, std::vector<Difference> differences) {
     std::vector<std::uint64_t> parts;
     for (const Difference& difference : differences) {
         Operation& part = new_operation("repair", difference.subject);
@@ -261,7 +258,6 @@ Task<void> PoolManager::repair(Operation& operation, std::vector<Difference> dif
         operation.waiting_for = "the repair of what was found";
         if (const auto part = operations_.find(number); part != operations_.end()) co_await part->second->ended.wait();
     }
-    co_return {};
 }
 
 Task<std::string> PoolManager::repair_one(Operation& operation, Difference difference) {
@@ -274,8 +270,7 @@ Task<std::string> PoolManager::repair_one(Operation& operation, Difference diffe
     if (difference.kind != FindingKind::suspended) co_return "";
     if (difference.subject == pool_row_->name) co_return co_await resume_pool(operation);
     const NameLock lock = co_await names_.acquire(thin_key(difference.thin_id), LockMode::exclusive);
-    Result<void> resumed = co_await resume_origin(operation, difference.thin_id);
-    if (!resumed) co_return resumed.error();
+    co_await resume_origin(operation, difference.thin_id);
     co_return "";
 }
 
@@ -298,8 +293,7 @@ Task<std::string> PoolManager::restore_or_end_leases(Operation& operation, std::
     for (const LeaseRow& lease : store_.leases(thin_id)) {
         event("lease.ended", operation.subject, {{"holder", lease.holder}, {"reason", "broken"}});
     }
-    Result<void> written = store_.delete_leases(thin_id);
-    if (!written) co_return written.error();
+    store_.delete_leases(thin_id);
     unfind(FindingKind::broken_lease, operation.subject);
     co_return "";
 }

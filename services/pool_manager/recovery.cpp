@@ -85,8 +85,7 @@ Task<std::string> PoolManager::recover(Operation& operation) {
         }
         if (!started) spdlog::error("pool not in service: {}", started.error().message);
     }
-    Result<void> written = store_.set_boot_id(options_.boot_id);
-    if (!written) co_return written.error();
+    store_.set_boot_id(options_.boot_id);
     // Not against a pool that is not believed: what was accepted waits in its rows, also for a rebuild.
     if (pool_.frozen.empty()) resume_operations();
     if (seen.live_read) put_away_strays(seen);
@@ -103,14 +102,12 @@ Task<void> PoolManager::look_at_kernel(Operation& operation, KernelView* seen) {
     for (auto& [thin_id, found] : seen->devices) {
         // Of an origin whose actor died in between; or made and never loaded: put away as a stray.
         if (!found.suspended) continue;
-        Result<void> resumed = co_await resume_origin(operation, thin_id);
-        if (!resumed) co_return resumed.error();
+        co_await resume_origin(operation, thin_id);
         found.suspended = false;
     }
     // Live devices of ours outrank the boot id: a container may be given another one.
     if (seen->devices.empty() && store_.boot_id() != options_.boot_id) {
-        Result<void> ended = end_leases_of_an_older_kernel();
-        if (!ended) co_return ended.error();
+        end_leases_of_an_older_kernel();
     }
     read = co_await read_mounts(operation, seen);
     if (!read) co_return read.error();
@@ -120,20 +117,19 @@ Task<void> PoolManager::look_at_kernel(Operation& operation, KernelView* seen) {
     co_return {};
 }
 
-Result<void> PoolManager::end_leases_of_an_older_kernel() {
+void PoolManager::end_leases_of_an_older_kernel() {
     for (const std::uint32_t thin_id : store_.leased_volumes()) {
         const auto row = store_.volume(thin_id);
         for (const LeaseRow& lease : store_.leases(thin_id)) {
             event("lease.ended", row->name.value_or(""), {{"holder", lease.holder}, {"reason", "reboot"}});
         }
-        TRY(store_.delete_leases(thin_id));
+        store_.delete_leases(thin_id);
     }
-    return {};
 }
 
 // A lease whose mount or device is missing under the same kernel is made true again, by the ordinary
 // code of get.
-Task<void> PoolManager::restore_leases(Operation& operation) {
+Async<void> PoolManager::restore_leases(Operation& operation) {
     std::vector<std::uint64_t> numbers;
     for (const std::uint32_t thin_id : store_.leased_volumes()) {
         const auto row = store_.volume(thin_id);
@@ -151,7 +147,6 @@ Task<void> PoolManager::restore_leases(Operation& operation) {
         operation.waiting_for = "mounts to be made again";
         if (const auto part = operations_.find(number); part != operations_.end()) co_await part->second->ended.wait();
     }
-    co_return {};
 }
 
 Task<std::string> PoolManager::restore_lease(Operation& operation, VolumeRow row, LeaseRow lease) {
@@ -191,9 +186,7 @@ void PoolManager::resume_operations() {
             if (const auto request = store_.request(row.request_id)) operation->digest = request->digest;
         }
         Operation& resumed = *operations_.emplace(row.number, std::move(operation)).first->second;
-        if (auto counted = store_.set_attempts(row.number, resumed.attempts, row.deaths); !counted) {
-            throw StoreFailure(StoreFailure::Kind::broken, counted.error().message);
-        }
+        store_.set_attempts(row.number, resumed.attempts, row.deaths);
         switch (row.type) {
             case OperationType::create:
                 resumed.type = schemas::VolumeCreate::kType;

@@ -193,15 +193,13 @@ Task<void> PoolManager::mend_metadata(Operation& operation, schemas::PoolRepair 
     if (!checked) co_return checked.error();
     reply->how = "checked";
     if (!checked->sound) {
-        Result<void> noted = note_damage(checked->report);
-        if (!noted) co_return noted.error();
+        note_damage(checked->report);
         Result<void> copied = co_await mend_into_copy(operation, request, reply);
         if (!copied) co_return copied.error();
         reply->how = "repaired";
     }
     if (pool_row_->state != "ready") {
-        Result<void> written = store_.set_pool_state("ready");
-        if (!written) co_return written.error();
+        store_.set_pool_state("ready");
         keep();  // Whatever becomes of the load.
         pool_row_ = store_.pool();
     }
@@ -209,9 +207,9 @@ Task<void> PoolManager::mend_metadata(Operation& operation, schemas::PoolRepair 
 }
 
 // Durable before anything is made of it: from now on the pool is not loaded unless it is repaired.
-Result<void> PoolManager::note_damage(const std::string& report) {
+void PoolManager::note_damage(const std::string& report) {
     if (pool_row_->state != "needs_repair") {
-        TRY(store_.set_pool_state("needs_repair"));
+        store_.set_pool_state("needs_repair");
         event("pool.damaged", pool_row_->name, {{"report", report}});
         pool_row_ = store_.pool();
     }
@@ -220,7 +218,6 @@ Result<void> PoolManager::note_damage(const std::string& report) {
     unfind(FindingKind::frozen, pool_row_->name);
     set_fault(PoolFault::damaged, report);
     keep();
-    return {};
 }
 
 Task<void> PoolManager::mend_into_copy(Operation& operation, schemas::PoolRepair request,
@@ -267,8 +264,7 @@ Task<void> PoolManager::mend_into_copy(Operation& operation, schemas::PoolRepair
         reply->damaged_copy = pool_row_->spec.metadata_path;
         schemas::PoolSpec spec = pool_row_->spec;
         spec.metadata_path = request.spare;
-        Result<void> written = store_.set_pool_spec(spec);
-        if (!written) co_return written.error();
+        store_.set_pool_spec(spec);
         pool_row_->spec = spec;
         co_return {};
     }

@@ -42,9 +42,9 @@ Result<void> PoolManager::plan_resize(Operation& operation, const VolumeRow& row
     TRY(check_kind(row, false));
     TRY(check_room());
     TRY(check_quota(row.labels, (sectors - row.size_sectors) * kSectorBytes));
-    TRY(store_.set_size(row.thin_id, sectors));
-    TRY(store_.insert_operation({operation.number, OperationType::resize, row.thin_id, operation.request_id, ""}));
-    TRY(store_.insert_request(operation.request_id, operation.digest));
+    store_.set_size(row.thin_id, sectors);
+    store_.insert_operation({operation.number, OperationType::resize, row.thin_id, operation.request_id, ""});
+    store_.insert_request(operation.request_id, operation.digest);
     operation.thin_id = row.thin_id;
     operation.recorded = true;
     event("volume.resized", *row.name, {{"size_bytes", std::to_string(sectors * kSectorBytes)}});
@@ -70,8 +70,7 @@ Task<std::string> PoolManager::carry_out_resize(Operation& operation) {
             operation.subject, row->size_sectors * kSectorBytes, error.message);
         co_return error;
     }
-    Result<void> written = store_.delete_operation(operation.number);
-    if (!written) co_return written.error();
+    store_.delete_operation(operation.number);
     co_return encode(schemas::VolumeResize::Reply{.volume = describe(*row), .changed = true});
 }
 
@@ -97,8 +96,7 @@ Task<void> PoolManager::follow_size(Operation& operation) {
         // The pool has left service meanwhile: this waits for its repair, which waits for the thin key.
         thin.release();
         co_await sleep_ms(kGrowAgainMs);
-        Result<void> in_service = co_await pool_in_service(operation);
-        if (!in_service) co_return in_service.error();
+        co_await pool_in_service(operation);
     }
 }
 
@@ -107,20 +105,19 @@ Task<void> PoolManager::grow_device(Operation& operation, VolumeRow row) {
     const schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors,
                                     devices_.at(row.thin_id).read_only};
     for (;;) {
-        Result<CommandOutcome> outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
-        if (!outcome) co_return outcome.error();
-        Result<void> counted;
+        CommandOutcome outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
+        Result<void> again;
         Result<schemas::Activate::Reply> reply = Error{};
-        const bool answered = outcome->kind == CommandOutcome::Kind::answered;
+        const bool answered = outcome.kind == CommandOutcome::Kind::answered;
         if (answered) {
             ++operation.step;
-            counted = forget_deaths(operation);
-            if (outcome->body) reply = decode_as<schemas::Activate::Reply>(std::string_view(*outcome->body));
-            if (!outcome->body) reply = outcome->body.error();
+            forget_deaths(operation);
+            if (outcome.body) reply = decode_as<schemas::Activate::Reply>(std::string_view(*outcome.body));
+            if (!outcome.body) reply = outcome.body.error();
         } else {
-            counted = count_attempt(operation, *outcome, schemas::Activate::kType);
+            again = count_attempt(operation, outcome, schemas::Activate::kType);
         }
-        if (answered && counted && reply && reply->error_number == 0) {
+        if (answered && reply && reply->error_number == 0) {
             Device& device = devices_.at(row.thin_id);
             device.path = reply->path;
             device.size_sectors = row.size_sectors;
@@ -128,10 +125,9 @@ Task<void> PoolManager::grow_device(Operation& operation, VolumeRow row) {
         }
         // It is left suspended, perhaps, and its writers wait for nothing else.
         const std::uint32_t deaths = operation.deaths;
-        Result<void> resumed = co_await resume_origin(operation, row.thin_id);
+        co_await resume_origin(operation, row.thin_id);
         operation.deaths = deaths;
-        if (!counted) co_return counted.error();
-        if (!resumed) co_return resumed.error();
+        if (!again) co_return again.error();
         if (!answered) continue;
         if (!reply) co_return reply.error();
         if (!reply->pool_status.empty()) take_status(operation, 0, reply->pool_status);
@@ -141,11 +137,10 @@ Task<void> PoolManager::grow_device(Operation& operation, VolumeRow row) {
 
 // The size stays; that its device or file system does not have it yet is the answer.
 void PoolManager::end_resize(Operation& operation, const Error& error) {
-    Result<void> written = store_.delete_operation(operation.number);
-    if (written && !operation.request_id.empty()) {
-        written = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
+    store_.delete_operation(operation.number);
+    if (!operation.request_id.empty()) {
+        store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
     }
-    if (!written) throw StoreFailure(StoreFailure::Kind::broken, written.error().message);
 }
 
 }  // namespace cowslip

@@ -190,16 +190,14 @@ std::string Store::store_uuid() {
 }
 
 // A pool that was only being made then is another's by now, or made: a rebuild finds it.
-Result<void> Store::mark_restored() {
-    TRY(database_.query("DELETE FROM lease").run());
-    TRY(database_.query("DELETE FROM operation WHERE type = 'create_pool'").run());
-    TRY(database_.query("DELETE FROM quarantine WHERE EXISTS (SELECT 1 FROM pool WHERE state = 'formatting')").run());
-    TRY(database_.query("DELETE FROM pool WHERE state = 'formatting'").run());
-    TRY(database_.query("UPDATE host SET store_uuid = ?, restored = (SELECT count(*) FROM pool)")
-            .bind(new_uuid())
-            .run());
+void Store::mark_restored() {
+    database_.query("DELETE FROM lease").run();
+    database_.query("DELETE FROM operation WHERE type = 'create_pool'").run();
+    database_.query("DELETE FROM quarantine WHERE EXISTS (SELECT 1 FROM pool WHERE state = 'formatting')").run();
+    database_.query("DELETE FROM pool WHERE state = 'formatting'").run();
+    database_.query("UPDATE host SET store_uuid = ?, restored = (SELECT count(*) FROM pool)").bind(new_uuid()).run();
     const auto row = pool();
-    return append_event("store.restored", row ? row->name : "", {});
+    append_event("store.restored", row ? row->name : "", {});
 }
 
 bool Store::is_restored() {
@@ -212,16 +210,16 @@ std::string Store::boot_id() {
     return query.text(0);
 }
 
-Result<void> Store::set_boot_id(const std::string& boot_id) {
-    return database_.query("UPDATE host SET boot_id = ?").bind(boot_id).run();
+void Store::set_boot_id(const std::string& boot_id) {
+    database_.query("UPDATE host SET boot_id = ?").bind(boot_id).run();
 }
 
 std::int64_t Store::trimmed_at() {
     return number_of(database_, "SELECT trimmed_at FROM host");
 }
 
-Result<void> Store::set_trimmed_at(std::int64_t wall_ms) {
-    return database_.query("UPDATE host SET trimmed_at = ?").bind(wall_ms).run();
+void Store::set_trimmed_at(std::int64_t wall_ms) {
+    database_.query("UPDATE host SET trimmed_at = ?").bind(wall_ms).run();
 }
 
 std::uint64_t Store::next_operation() {
@@ -230,8 +228,8 @@ std::uint64_t Store::next_operation() {
     return query.uinteger(0);
 }
 
-Result<void> Store::reserve_operations(std::uint64_t below) {
-    return database_.query("UPDATE host SET next_operation = ?").bind(below).run();
+void Store::reserve_operations(std::uint64_t below) {
+    database_.query("UPDATE host SET next_operation = ?").bind(below).run();
 }
 
 // ---- pool ------------------------------------------------------------------------------------
@@ -253,8 +251,8 @@ std::optional<PoolRow> Store::pool() {
     return pool;
 }
 
-Result<void> Store::insert_pool(const PoolRow& row) {
-    return database_
+void Store::insert_pool(const PoolRow& row) {
+    database_
         .query(
             "INSERT INTO pool (one, name, uuid, state, spec, limits, tag, confirmed, planned, next_thin_id, "
             "created_at) "
@@ -272,43 +270,43 @@ Result<void> Store::insert_pool(const PoolRow& row) {
         .run();
 }
 
-Result<void> Store::set_pool_state(const std::string& state) {
-    return database_.query("UPDATE pool SET state = ?").bind(state).run();
+void Store::set_pool_state(const std::string& state) {
+    database_.query("UPDATE pool SET state = ?").bind(state).run();
 }
 
-Result<void> Store::set_pool_limits(const schemas::PoolLimits& limits) {
-    return database_.query("UPDATE pool SET limits = ?").bind_blob(encode(limits)).run();
+void Store::set_pool_limits(const schemas::PoolLimits& limits) {
+    database_.query("UPDATE pool SET limits = ?").bind_blob(encode(limits)).run();
 }
 
-Result<void> Store::set_pool_spec(const schemas::PoolSpec& spec) {
-    return database_.query("UPDATE pool SET spec = ?").bind_blob(encode(spec)).run();
+void Store::set_pool_spec(const schemas::PoolSpec& spec) {
+    database_.query("UPDATE pool SET spec = ?").bind_blob(encode(spec)).run();
 }
 
-Result<void> Store::set_planned(std::uint64_t transaction_id) {
-    return database_.query("UPDATE pool SET planned = ?").bind(transaction_id).run();
+void Store::set_planned(std::uint64_t transaction_id) {
+    database_.query("UPDATE pool SET planned = ?").bind(transaction_id).run();
 }
 
-Result<void> Store::set_confirmed(std::uint64_t transaction_id) {
-    return database_.query("UPDATE pool SET confirmed = ?").bind(transaction_id).run();
+void Store::set_confirmed(std::uint64_t transaction_id) {
+    database_.query("UPDATE pool SET confirmed = ?").bind(transaction_id).run();
 }
 
-Result<void> Store::delete_pool() {
-    TRY(database_.query("DELETE FROM quarantine").run());
-    return database_.query("DELETE FROM pool").run();
+void Store::delete_pool() {
+    database_.query("DELETE FROM quarantine").run();
+    database_.query("DELETE FROM pool").run();
 }
 
-Result<void> Store::delete_pool_and_volumes() {
-    TRY(database_.query("DELETE FROM volume").run());
-    return delete_pool();
+void Store::delete_pool_and_volumes() {
+    database_.query("DELETE FROM volume").run();
+    delete_pool();
 }
 
-Result<void> Store::begin_anew() {
-    TRY(database_.query("DELETE FROM lease").run());
-    TRY(database_.query("DELETE FROM operation").run());
-    TRY(database_.query("DELETE FROM volume").run());
-    TRY(database_.query("DELETE FROM request WHERE reply IS NULL").run());
-    TRY(delete_pool());
-    return database_.query("UPDATE host SET store_uuid = ?, restored = 0").bind(new_uuid()).run();
+void Store::begin_anew() {
+    database_.query("DELETE FROM lease").run();
+    database_.query("DELETE FROM operation").run();
+    database_.query("DELETE FROM volume").run();
+    database_.query("DELETE FROM request WHERE reply IS NULL").run();
+    delete_pool();
+    database_.query("UPDATE host SET store_uuid = ?, restored = 0").bind(new_uuid()).run();
 }
 
 Result<std::uint32_t> Store::spend_thin_id() {
@@ -322,18 +320,18 @@ Result<std::uint32_t> Store::spend_thin_id() {
         return Error{Errc::no_space,
                      "all 16777215 thin ids of the pool are used up: `cowslip cleanup`, then `cowslip pool rewind`"};
     }
-    TRY(database_.query("UPDATE pool SET next_thin_id = ?").bind(id + 1).run());
+    database_.query("UPDATE pool SET next_thin_id = ?").bind(id + 1).run();
     return id;
 }
 
 // In their order, so none gets an id that another has still.
-Result<std::uint32_t> Store::count_thin_ids_anew() {
+std::uint32_t Store::count_thin_ids_anew() {
     std::uint32_t next = kFirstThinId;
     std::map<std::uint32_t, std::uint32_t> counted;
     for (const ThinRow& row : thin_ids()) counted[row.thin_id] = 0;
     for (auto& [old, anew] : counted) {
         anew = next++;
-        TRY(database_.query("UPDATE volume SET thin_id = ? WHERE thin_id = ?").bind(anew).bind(old).run());
+        database_.query("UPDATE volume SET thin_id = ? WHERE thin_id = ?").bind(anew).bind(old).run();
     }
     // An origin that is gone is none any more: its id would be another's.
     std::map<std::uint32_t, std::uint32_t> origins;
@@ -348,14 +346,14 @@ Result<std::uint32_t> Store::count_thin_ids_anew() {
         const auto found = counted.find(origin);
         found != counted.end() ? query.bind(found->second) : query.bind_null();
         query.bind(thin_id);
-        TRY(query.run());
+        query.run();
     }
-    TRY(database_.query("UPDATE pool SET next_thin_id = ?").bind(next).run());
+    database_.query("UPDATE pool SET next_thin_id = ?").bind(next).run();
     return next;
 }
 
-Result<void> Store::raise_next_thin_id(std::uint32_t least) {
-    return database_.query("UPDATE pool SET next_thin_id = max(next_thin_id, ?)").bind(least).run();
+void Store::raise_next_thin_id(std::uint32_t least) {
+    database_.query("UPDATE pool SET next_thin_id = max(next_thin_id, ?)").bind(least).run();
 }
 
 // ---- volumes ---------------------------------------------------------------------------------
@@ -421,7 +419,7 @@ std::uint64_t Store::count_ready_volumes() {
     return static_cast<std::uint64_t>(number_of(database_, kCountReady));
 }
 
-Result<void> Store::insert_volume(const VolumeRow& row) {
+void Store::insert_volume(const VolumeRow& row) {
     static const std::string sql =
         fmt::format("INSERT INTO volume ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kVolumeColumns);
     Query query = database_.query(sql.c_str());
@@ -432,13 +430,12 @@ Result<void> Store::insert_volume(const VolumeRow& row) {
     row.origin_id ? query.bind(*row.origin_id) : query.bind_null();
     query.bind(row.size_sectors).bind(row.fs_sectors).bind(row.fs).bind(row.born_min).bind(row.born_max);
     query.bind(row.created_at != 0 ? row.created_at : now_).bind_blob(encode(row.labels));
-    TRY(query.run());
+    query.run();
     count_labels(row, Count::add);
-    return {};
 }
 
-Result<void> Store::set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling) {
-    return database_.query("UPDATE volume SET state = ?, filling = ?, born_max = ? WHERE thin_id = ?")
+void Store::set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling) {
+    database_.query("UPDATE volume SET state = ?, filling = ?, born_max = ? WHERE thin_id = ?")
         .bind(filling ? "creating" : "ready")
         .bind(std::int64_t{filling})
         .bind(born_max)
@@ -446,50 +443,46 @@ Result<void> Store::set_volume_ready(std::uint32_t thin_id, std::uint64_t born_m
         .run();
 }
 
-Result<void> Store::set_born(std::uint32_t thin_id, std::uint64_t born_max) {
-    return database_.query("UPDATE volume SET born_max = ? WHERE thin_id = ?").bind(born_max).bind(thin_id).run();
+void Store::set_born(std::uint32_t thin_id, std::uint64_t born_max) {
+    database_.query("UPDATE volume SET born_max = ? WHERE thin_id = ?").bind(born_max).bind(thin_id).run();
 }
 
-Result<void> Store::set_volume_filled(std::uint32_t thin_id) {
-    return database_.query("UPDATE volume SET state = 'ready', filling = 0 WHERE thin_id = ?").bind(thin_id).run();
+void Store::set_volume_filled(std::uint32_t thin_id) {
+    database_.query("UPDATE volume SET state = 'ready', filling = 0 WHERE thin_id = ?").bind(thin_id).run();
 }
 
-Result<void> Store::set_volume_removing(std::uint32_t thin_id) {
+void Store::set_volume_removing(std::uint32_t thin_id) {
     count_labels(thin_id, Count::take);
-    return database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL WHERE thin_id = ?")
+    database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL WHERE thin_id = ?")
         .bind(thin_id)
         .run();
 }
 
-Result<void> Store::set_size(std::uint32_t thin_id, std::uint64_t sectors) {
+void Store::set_size(std::uint32_t thin_id, std::uint64_t sectors) {
     count_labels(thin_id, Count::take);
-    TRY(database_
-            .query("UPDATE volume SET size_sectors = ?1, fs_sectors = CASE fs WHEN 'none' THEN ?1 ELSE fs_sectors END "
-                   "WHERE thin_id = ?2")
-            .bind(sectors)
-            .bind(thin_id)
-            .run());
+    database_
+        .query(
+            "UPDATE volume SET size_sectors = ?1, fs_sectors = CASE fs WHEN 'none' THEN ?1 ELSE fs_sectors END "
+            "WHERE thin_id = ?2")
+        .bind(sectors)
+        .bind(thin_id)
+        .run();
     count_labels(thin_id, Count::add);
-    return {};
 }
 
-Result<void> Store::set_volume_image(std::uint32_t thin_id) {
-    return database_.query("UPDATE volume SET kind = 'image' WHERE thin_id = ?").bind(thin_id).run();
+void Store::set_volume_image(std::uint32_t thin_id) {
+    database_.query("UPDATE volume SET kind = 'image' WHERE thin_id = ?").bind(thin_id).run();
 }
 
-Result<void> Store::rename_volume(std::uint32_t thin_id, std::string_view name) {
-    TRY(database_.query("UPDATE volume SET name = ? WHERE thin_id = ?").bind(name).bind(thin_id).run());
-    return database_.query("UPDATE volume SET parent = ? WHERE origin_id = ?").bind(name).bind(thin_id).run();
+void Store::rename_volume(std::uint32_t thin_id, std::string_view name) {
+    database_.query("UPDATE volume SET name = ? WHERE thin_id = ?").bind(name).bind(thin_id).run();
+    database_.query("UPDATE volume SET parent = ? WHERE origin_id = ?").bind(name).bind(thin_id).run();
 }
 
-Result<void> Store::set_labels(std::uint32_t thin_id, const schemas::Labels& labels) {
+void Store::set_labels(std::uint32_t thin_id, const schemas::Labels& labels) {
     count_labels(thin_id, Count::take);
-    TRY(database_.query("UPDATE volume SET labels = ? WHERE thin_id = ?")
-            .bind_blob(encode(labels))
-            .bind(thin_id)
-            .run());
+    database_.query("UPDATE volume SET labels = ? WHERE thin_id = ?").bind_blob(encode(labels)).bind(thin_id).run();
     count_labels(thin_id, Count::add);
-    return {};
 }
 
 bool Store::has_clones(std::uint32_t thin_id) {
@@ -525,20 +518,17 @@ void Store::count_labels(const VolumeRow& row, Count count) {
     }
 }
 
-Result<void> Store::set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors) {
-    return database_.query("UPDATE volume SET fs_sectors = ? WHERE thin_id = ?").bind(sectors).bind(thin_id).run();
+void Store::set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors) {
+    database_.query("UPDATE volume SET fs_sectors = ? WHERE thin_id = ?").bind(sectors).bind(thin_id).run();
 }
 
-Result<void> Store::move_volume(std::uint32_t from, std::uint32_t to) {
-    TRY(database_.query("UPDATE volume SET thin_id = ? WHERE thin_id = ?").bind(to).bind(from).run());
-    return database_.query("UPDATE operation SET thin_id = ?, attempts = 1 WHERE thin_id = ?")
-        .bind(to)
-        .bind(from)
-        .run();
+void Store::move_volume(std::uint32_t from, std::uint32_t to) {
+    database_.query("UPDATE volume SET thin_id = ? WHERE thin_id = ?").bind(to).bind(from).run();
+    database_.query("UPDATE operation SET thin_id = ?, attempts = 1 WHERE thin_id = ?").bind(to).bind(from).run();
 }
 
-Result<void> Store::delete_volume(std::uint32_t thin_id) {
-    return database_.query("DELETE FROM volume WHERE thin_id = ?").bind(thin_id).run();
+void Store::delete_volume(std::uint32_t thin_id) {
+    database_.query("DELETE FROM volume WHERE thin_id = ?").bind(thin_id).run();
 }
 
 // ---- leases ----------------------------------------------------------------------------------
@@ -576,8 +566,8 @@ std::uint64_t Store::count_leases() {
     return query.uinteger(0);
 }
 
-Result<void> Store::insert_lease(const LeaseRow& row) {
-    return database_.query("INSERT INTO lease (thin_id, holder, mode, mount_label, taken_at) VALUES (?, ?, ?, ?, ?)")
+void Store::insert_lease(const LeaseRow& row) {
+    database_.query("INSERT INTO lease (thin_id, holder, mode, mount_label, taken_at) VALUES (?, ?, ?, ?, ?)")
         .bind(row.thin_id)
         .bind(row.holder)
         .bind(row.mode)
@@ -586,14 +576,12 @@ Result<void> Store::insert_lease(const LeaseRow& row) {
         .run();
 }
 
-Result<bool> Store::delete_lease(std::uint32_t thin_id, std::string_view holder) {
-    const std::int64_t before = database_.changes();
-    TRY(database_.query("DELETE FROM lease WHERE thin_id = ? AND holder = ?").bind(thin_id).bind(holder).run());
-    return database_.changes() != before;
+void Store::delete_lease(std::uint32_t thin_id, std::string_view holder) {
+    database_.query("DELETE FROM lease WHERE thin_id = ? AND holder = ?").bind(thin_id).bind(holder).run();
 }
 
-Result<void> Store::delete_leases(std::uint32_t thin_id) {
-    return database_.query("DELETE FROM lease WHERE thin_id = ?").bind(thin_id).run();
+void Store::delete_leases(std::uint32_t thin_id) {
+    database_.query("DELETE FROM lease WHERE thin_id = ?").bind(thin_id).run();
 }
 
 // ---- operations and requests -----------------------------------------------------------------
@@ -616,26 +604,26 @@ std::vector<OperationRow> Store::unfinished_operations() {
     return rows;
 }
 
-Result<void> Store::insert_operation(const OperationRow& row) {
+void Store::insert_operation(const OperationRow& row) {
     Query query = database_.query(
         "INSERT INTO operation (number, type, thin_id, request_id, body, attempts) VALUES (?, ?, ?, ?, ?, ?)");
     query.bind(row.number).bind(kOperationTypes.at(static_cast<std::size_t>(row.type)));
     row.thin_id ? query.bind(*row.thin_id) : query.bind_null();
     row.request_id.empty() ? query.bind_null() : query.bind(row.request_id);
     query.bind_blob(row.body).bind(row.attempts);
-    return query.run();
+    query.run();
 }
 
-Result<void> Store::set_attempts(std::uint64_t number, std::uint32_t attempts, std::uint32_t deaths) {
-    return database_.query("UPDATE operation SET attempts = ?, deaths = ? WHERE number = ?")
+void Store::set_attempts(std::uint64_t number, std::uint32_t attempts, std::uint32_t deaths) {
+    database_.query("UPDATE operation SET attempts = ?, deaths = ? WHERE number = ?")
         .bind(attempts)
         .bind(deaths)
         .bind(number)
         .run();
 }
 
-Result<void> Store::delete_operation(std::uint64_t number) {
-    return database_.query("DELETE FROM operation WHERE number = ?").bind(number).run();
+void Store::delete_operation(std::uint64_t number) {
+    database_.query("DELETE FROM operation WHERE number = ?").bind(number).run();
 }
 
 std::optional<RequestRow> Store::request(std::string_view request_id) {
@@ -648,16 +636,16 @@ std::optional<RequestRow> Store::request(std::string_view request_id) {
     return row;
 }
 
-Result<void> Store::insert_request(std::string_view request_id, std::string_view digest) {
-    return database_.query("INSERT INTO request (request_id, digest, reply, at) VALUES (?, ?, NULL, ?)")
+void Store::insert_request(std::string_view request_id, std::string_view digest) {
+    database_.query("INSERT INTO request (request_id, digest, reply, at) VALUES (?, ?, NULL, ?)")
         .bind(request_id)
         .bind_blob(digest)
         .bind(now_)
         .run();
 }
 
-Result<void> Store::set_reply(std::string_view request_id, std::string_view digest, std::string_view reply) {
-    return database_
+void Store::set_reply(std::string_view request_id, std::string_view digest, std::string_view reply) {
+    database_
         .query(
             "INSERT INTO request (request_id, digest, reply, at) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (request_id) DO UPDATE SET reply = excluded.reply, at = excluded.at")
@@ -668,20 +656,21 @@ Result<void> Store::set_reply(std::string_view request_id, std::string_view dige
         .run();
 }
 
-Result<void> Store::forget_request(std::string_view request_id) {
-    return database_.query("DELETE FROM request WHERE request_id = ?").bind(request_id).run();
+void Store::forget_request(std::string_view request_id) {
+    database_.query("DELETE FROM request WHERE request_id = ?").bind(request_id).run();
 }
 
-Result<void> Store::purge(std::uint32_t most) {
+void Store::purge(std::uint32_t most) {
     constexpr std::int64_t kHour = 3600 * 1000;
-    TRY(database_
-            .query("DELETE FROM request WHERE request_id IN (SELECT request_id FROM request WHERE reply IS NOT NULL "
-                   "AND at < min(?, ifnull((SELECT at FROM request ORDER BY at DESC LIMIT 1 OFFSET 100000), 0)) "
-                   "ORDER BY at LIMIT ?)")
-            .bind(now_ - kHour)
-            .bind(most)
-            .run());
-    return database_.query("DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq < ? ORDER BY seq LIMIT ?)")
+    database_
+        .query(
+            "DELETE FROM request WHERE request_id IN (SELECT request_id FROM request WHERE reply IS NOT NULL "
+            "AND at < min(?, ifnull((SELECT at FROM request ORDER BY at DESC LIMIT 1 OFFSET 100000), 0)) "
+            "ORDER BY at LIMIT ?)")
+        .bind(now_ - kHour)
+        .bind(most)
+        .run();
+    database_.query("DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq < ? ORDER BY seq LIMIT ?)")
         .bind(static_cast<std::int64_t>(next_event_) - 100000)
         .bind(most)
         .run();
@@ -689,17 +678,16 @@ Result<void> Store::purge(std::uint32_t most) {
 
 // ---- events, quarantine ----------------------------------------------------------------------
 
-Result<void> Store::append_event(std::string_view type, std::string_view subject, const EventBody& body) {
-    TRY(database_.query("INSERT INTO event (seq, at, type, subject, body) VALUES (?, ?, ?, ?, ?)")
-            .bind(next_event_)
-            .bind(now_)
-            .bind(type)
-            .bind(subject)
-            .bind_blob(encode(body))
-            .run());
+void Store::append_event(std::string_view type, std::string_view subject, const EventBody& body) {
+    database_.query("INSERT INTO event (seq, at, type, subject, body) VALUES (?, ?, ?, ?, ?)")
+        .bind(next_event_)
+        .bind(now_)
+        .bind(type)
+        .bind(subject)
+        .bind_blob(encode(body))
+        .run();
     events_.push_back({next_event_, now_text_, std::string(type), std::string(subject), body});
     ++next_event_;
-    return {};
 }
 
 void Store::release_savepoint() {
@@ -736,16 +724,16 @@ std::uint64_t Store::oldest_event_seq() {
     return query.uinteger(0);
 }
 
-Result<void> Store::quarantine(std::uint32_t thin_id, const std::string& reason) {
-    return database_.query("INSERT OR IGNORE INTO quarantine (thin_id, reason, at) VALUES (?, ?, ?)")
+void Store::quarantine(std::uint32_t thin_id, const std::string& reason) {
+    database_.query("INSERT OR IGNORE INTO quarantine (thin_id, reason, at) VALUES (?, ?, ?)")
         .bind(thin_id)
         .bind(reason)
         .bind(now_)
         .run();
 }
 
-Result<void> Store::end_quarantine(std::uint32_t thin_id) {
-    return database_.query("DELETE FROM quarantine WHERE thin_id = ?").bind(thin_id).run();
+void Store::end_quarantine(std::uint32_t thin_id) {
+    database_.query("DELETE FROM quarantine WHERE thin_id = ?").bind(thin_id).run();
 }
 
 std::vector<std::pair<std::uint32_t, std::string>> Store::quarantined() {

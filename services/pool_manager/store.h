@@ -1,6 +1,6 @@
 // The pool manager's rows (schemas/store.sql), typed. A method never begins or commits: the turn
-// does. Reads give plain values; a write gives a Result whose error is a constraint that refused it
-// (the handler's own fault); a full or broken disk throws StoreFailure.
+// does. Reads give plain values. What a constraint refuses, the handler's own fault, throws StoreRefusal;
+// a full or broken disk throws StoreFailure.
 //
 // Crash: what the last commit() made durable is there, nothing else is.
 #pragma once
@@ -138,33 +138,33 @@ public:
 
     std::string store_uuid();
     // Another store, from a backup: what it says of leases is over, and the rest is not believed before begin_anew.
-    Result<void> mark_restored();
+    void mark_restored();
     bool is_restored();
     std::string boot_id();
-    Result<void> set_boot_id(const std::string& boot_id);
+    void set_boot_id(const std::string& boot_id);
     // When all that is mounted was last trimmed by itself, or the first start that was to do so; 0: never.
     std::int64_t trimmed_at();
-    Result<void> set_trimmed_at(std::int64_t wall_ms);
+    void set_trimmed_at(std::int64_t wall_ms);
     // Numbers are reserved in blocks, so that none is used twice even by operations without a row.
     std::uint64_t next_operation();
-    Result<void> reserve_operations(std::uint64_t below);
+    void reserve_operations(std::uint64_t below);
 
     std::optional<PoolRow> pool();
-    Result<void> insert_pool(const PoolRow& row);
-    Result<void> set_pool_state(const std::string& state);
-    Result<void> set_pool_spec(const schemas::PoolSpec& spec);
-    Result<void> set_pool_limits(const schemas::PoolLimits& limits);
-    Result<void> set_planned(std::uint64_t transaction_id);
-    Result<void> set_confirmed(std::uint64_t transaction_id);
-    Result<void> delete_pool();
-    Result<void> delete_pool_and_volumes();
+    void insert_pool(const PoolRow& row);
+    void set_pool_state(const std::string& state);
+    void set_pool_spec(const schemas::PoolSpec& spec);
+    void set_pool_limits(const schemas::PoolLimits& limits);
+    void set_planned(std::uint64_t transaction_id);
+    void set_confirmed(std::uint64_t transaction_id);
+    void delete_pool();
+    void delete_pool_and_volumes();
     // All that is said of a pool goes, and the store is another one; events and given answers stay.
-    Result<void> begin_anew();
+    void begin_anew();
     // Spends the next id for good; no_space when the 24 bits are used up.
     Result<std::uint32_t> spend_thin_id();
     // The n-th volume gets thin id n + 1, as in the metadata after a rewind; nobody has a lease. Gives the next one.
-    Result<std::uint32_t> count_thin_ids_anew();
-    Result<void> raise_next_thin_id(std::uint32_t least);
+    std::uint32_t count_thin_ids_anew();
+    void raise_next_thin_id(std::uint32_t least);
 
     std::optional<VolumeRow> find_volume(std::string_view name);
     std::optional<VolumeRow> volume(std::uint32_t thin_id);
@@ -173,54 +173,54 @@ public:
     std::vector<VolumeRow> list_volumes(std::string_view after, std::uint32_t limit);
     std::vector<VolumeRow> volumes_after(std::int64_t thin_id, std::uint32_t limit);  // All kinds, by thin id.
     std::uint64_t count_ready_volumes();
-    Result<void> insert_volume(const VolumeRow& row);
-    Result<void> set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling);
-    Result<void> set_born(std::uint32_t thin_id, std::uint64_t born_max);  // It is in the pool.
-    Result<void> set_volume_filled(std::uint32_t thin_id);
-    Result<void> set_volume_removing(std::uint32_t thin_id);
+    void insert_volume(const VolumeRow& row);
+    void set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling);
+    void set_born(std::uint32_t thin_id, std::uint64_t born_max);  // It is in the pool.
+    void set_volume_filled(std::uint32_t thin_id);
+    void set_volume_removing(std::uint32_t thin_id);
     // fs_sectors stays, except where there is no file system to fill it.
-    Result<void> set_size(std::uint32_t thin_id, std::uint64_t sectors);
-    Result<void> set_volume_image(std::uint32_t thin_id);
-    Result<void> rename_volume(std::uint32_t thin_id, std::string_view name);  // Also as the parent of its clones.
-    Result<void> set_labels(std::uint32_t thin_id, const schemas::Labels& labels);
+    void set_size(std::uint32_t thin_id, std::uint64_t sectors);
+    void set_volume_image(std::uint32_t thin_id);
+    void rename_volume(std::uint32_t thin_id, std::string_view name);  // Also as the parent of its clones.
+    void set_labels(std::uint32_t thin_id, const schemas::Labels& labels);
     bool has_clones(std::uint32_t thin_id);  // Also such as are being made or removed.
     // Of all volumes that have the label and a name. Counted when somebody asks first, and kept from then on.
     std::uint64_t labelled_bytes(const std::string& key, const std::string& value);
-    Result<void> set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors);
-    Result<void> move_volume(std::uint32_t from, std::uint32_t to);  // To another thin id; it has no leases.
-    Result<void> delete_volume(std::uint32_t thin_id);
+    void set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors);
+    void move_volume(std::uint32_t from, std::uint32_t to);  // To another thin id; it has no leases.
+    void delete_volume(std::uint32_t thin_id);
 
     std::vector<LeaseRow> leases(std::uint32_t thin_id);
     std::vector<NamedLease> list_leases(std::string_view after_name, std::string_view after_holder,
                                         std::uint32_t limit);
     std::vector<std::uint32_t> leased_volumes();
     std::uint64_t count_leases();
-    Result<void> insert_lease(const LeaseRow& row);
-    Result<bool> delete_lease(std::uint32_t thin_id, std::string_view holder);
-    Result<void> delete_leases(std::uint32_t thin_id);
+    void insert_lease(const LeaseRow& row);
+    void delete_lease(std::uint32_t thin_id, std::string_view holder);
+    void delete_leases(std::uint32_t thin_id);
 
     std::vector<OperationRow> unfinished_operations();
-    Result<void> insert_operation(const OperationRow& row);
-    Result<void> set_attempts(std::uint64_t number, std::uint32_t attempts, std::uint32_t deaths);
-    Result<void> delete_operation(std::uint64_t number);
+    void insert_operation(const OperationRow& row);
+    void set_attempts(std::uint64_t number, std::uint32_t attempts, std::uint32_t deaths);
+    void delete_operation(std::uint64_t number);
 
     std::optional<RequestRow> request(std::string_view request_id);
     // An accepted request whose answer is still to come, and that answer (with or without the former).
-    Result<void> insert_request(std::string_view request_id, std::string_view digest);
-    Result<void> set_reply(std::string_view request_id, std::string_view digest, std::string_view reply);
-    Result<void> forget_request(std::string_view request_id);  // As if it had never been accepted.
+    void insert_request(std::string_view request_id, std::string_view digest);
+    void set_reply(std::string_view request_id, std::string_view digest, std::string_view reply);
+    void forget_request(std::string_view request_id);  // As if it had never been accepted.
     // Forgets up to `most` answers older than an hour that have 100,000 newer ones, and events past
     // the newest 100,000.
-    Result<void> purge(std::uint32_t most);
+    void purge(std::uint32_t most);
 
-    Result<void> append_event(std::string_view type, std::string_view subject, const EventBody& body);
+    void append_event(std::string_view type, std::string_view subject, const EventBody& body);
     std::vector<StoredEvent> take_events();  // Appended since the last call; for after a commit, to be published.
     std::vector<StoredEvent> events_since(std::uint64_t seq, std::uint32_t limit);  // Those that are committed.
     std::uint64_t last_event_seq() const { return committed_next_event_ - 1; }
     std::uint64_t oldest_event_seq();
 
-    Result<void> quarantine(std::uint32_t thin_id, const std::string& reason);
-    Result<void> end_quarantine(std::uint32_t thin_id);  // It is not in the pool any more.
+    void quarantine(std::uint32_t thin_id, const std::string& reason);
+    void end_quarantine(std::uint32_t thin_id);  // It is not in the pool any more.
     std::vector<std::pair<std::uint32_t, std::string>> quarantined();
 
 private:

@@ -2,8 +2,8 @@
 // command, record, answer), and each co_await is a place where a turn ends. Nothing of it is
 // truth: an operation that must survive a crash has its row in the store, and starts again from it.
 //
-// One thread. A Task runs when it is awaited or started; an exception (StoreFailure) leaves through
-// whoever resumes it, and ends the process.
+// One thread. It runs when it is awaited or started. An exception (StoreFailure) leaves through whoever resumes it, and
+// ends the process; but what the store refuses (StoreRefusal) is the Error of the Task that asked for it.
 //
 // g++ 12: name every argument of an awaited call (no braced temporaries inside co_await), and never
 // co_await inside TRY.
@@ -15,10 +15,12 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "common/result.h"
+#include "common/sqlite.h"
 
 namespace cowslip {
 
@@ -37,14 +39,27 @@ private:
     std::deque<std::coroutine_handle<>> ready_;
 };
 
+// What a coroutine gives in the end.
 template <class T>
-class [[nodiscard]] Task {
+struct Given {
+    std::optional<T> value;
+    void return_value(T given) { value.emplace(std::move(given)); }
+    T take() { return std::move(*value); }
+};
+
+template <>
+struct Given<void> {
+    void return_void() {}
+    void take() {}
+};
+
+template <class T>
+class [[nodiscard]] Async {
 public:
-    struct promise_type {
-        std::optional<Result<T>> value;
+    struct promise_type : Given<T> {
         std::coroutine_handle<> continuation = std::noop_coroutine();
 
-        Task get_return_object() { return Task(std::coroutine_handle<promise_type>::from_promise(*this)); }
+        Async get_return_object() { return Async(std::coroutine_handle<promise_type>::from_promise(*this)); }
         std::suspend_always initial_suspend() noexcept { return {}; }
         auto final_suspend() noexcept {
             struct Continue {
@@ -56,17 +71,26 @@ public:
             };
             return Continue{};
         }
-        void return_value(Result<T> result) { value.emplace(std::move(result)); }
-        [[noreturn]] void unhandled_exception() { throw; }
+        void unhandled_exception() {
+            try {
+                throw;
+            } catch (const StoreRefusal& refusal) {
+                if constexpr (std::is_constructible_v<T, Error>) {
+                    this->return_value(Error{Errc::internal, refusal.what()});
+                } else {
+                    throw;
+                }
+            }
+        }
     };
 
-    Task() = default;
-    Task(Task&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-    Task& operator=(Task&& other) noexcept {
+    Async() = default;
+    Async(Async&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    Async& operator=(Async&& other) noexcept {
         std::swap(handle_, other.handle_);
         return *this;
     }
-    ~Task() {
+    ~Async() {
         if (handle_) handle_.destroy();
     }
 
@@ -79,19 +103,23 @@ public:
                 task.promise().continuation = caller;
                 return task;
             }
-            Result<T> await_resume() { return std::move(*task.promise().value); }
+            T await_resume() { return task.promise().take(); }
         };
         return Await{handle_};
     }
 
-    // For the outermost task, which nobody awaits.
+    // For the outermost one, which nobody awaits.
     std::coroutine_handle<> handle() const { return handle_; }
     bool done() const { return !handle_ || handle_.done(); }
 
 private:
-    explicit Task(std::coroutine_handle<promise_type> handle) : handle_(handle) {}
+    explicit Async(std::coroutine_handle<promise_type> handle) : handle_(handle) {}
     std::coroutine_handle<promise_type> handle_;
 };
+
+// One that may fail.
+template <class T>
+using Task = Async<Result<T>>;
 
 // Many wait, one opens: `co_await signal.wait()` goes on at the next notify_all.
 class Signal {

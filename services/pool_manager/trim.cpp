@@ -79,8 +79,7 @@ Task<void> PoolManager::trim_part(Operation& operation, std::string id, schemas:
 // Counted from when it was last done, so also a service that is started anew each day comes to it.
 Task<std::string> PoolManager::trim_now_and_then(Operation& operation) {
     if (store_.trimmed_at() == 0) {
-        Result<void> begun = store_.set_trimmed_at(store_.now());
-        if (!begun) co_return begun.error();
+        store_.set_trimmed_at(store_.now());
     }
     for (;;) {
         const std::int64_t due_in_ms = store_.trimmed_at() + options_.trim_ms - store_.now();
@@ -90,8 +89,7 @@ Task<std::string> PoolManager::trim_now_and_then(Operation& operation) {
         }
         operation.deaths = 0;
         Result<std::uint64_t> trimmed = co_await trim_mounted(operation);
-        Result<void> noted = store_.set_trimmed_at(store_.now());
-        if (!noted) co_return noted.error();
+        store_.set_trimmed_at(store_.now());
         const std::string pool = pool_row_ ? pool_row_->name : "";
         event("pool.trimmed", pool, {{"bytes", std::to_string(trimmed.value_or(0))}});
     }

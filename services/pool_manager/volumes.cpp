@@ -131,9 +131,9 @@ Result<void> PoolManager::record_intent(Operation& operation, const VolumeRow& p
     VolumeRow row = planned;
     row.thin_id = TRY(store_.spend_thin_id());
     row.born_min = pool_row_->confirmed;
-    TRY(store_.insert_volume(row));
-    TRY(store_.insert_operation({operation.number, type, row.thin_id, operation.request_id, body}));
-    if (!operation.request_id.empty()) TRY(store_.insert_request(operation.request_id, operation.digest));
+    store_.insert_volume(row);
+    store_.insert_operation({operation.number, type, row.thin_id, operation.request_id, body});
+    if (!operation.request_id.empty()) store_.insert_request(operation.request_id, operation.digest);
     operation.thin_id = row.thin_id;
     operation.recorded = true;
     return {};
@@ -148,8 +148,7 @@ Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::V
     const LeaseWanted wanted{default_holder(request.holder), "mounted_rw", request.mount_label};
     if (request.get) {
         // That it is in the pool is recorded before its file system may change it.
-        Result<void> noted = store_.set_born(*operation.thin_id, *born);
-        if (!noted) co_return noted.error();
+        store_.set_born(*operation.thin_id, *born);
         thin = co_await names_.acquire(thin_key(*operation.thin_id), LockMode::exclusive);
         const auto row = store_.volume(*operation.thin_id);
         Result<std::string> path = co_await bring_up(operation, *row, wanted);
@@ -158,20 +157,18 @@ Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::V
             if (path.error().code != Errc::unavailable && pool_.writable) break;
             thin.release();
             co_await sleep_ms(kTryAgainMs);
-            Result<void> in_service = co_await pool_in_service(operation);
-            if (!in_service) co_return in_service.error();
+            co_await pool_in_service(operation);
             thin = co_await names_.acquire(thin_key(*operation.thin_id), LockMode::exclusive);
             path = co_await bring_up(operation, *row, wanted);
         }
         if (!path) co_return path.error();
         reply.path = *path;
     }
-    Result<void> written = store_.set_volume_ready(*operation.thin_id, *born, request.filling);
-    if (written) written = store_.delete_operation(operation.number);
+    store_.set_volume_ready(*operation.thin_id, *born, request.filling);
+    store_.delete_operation(operation.number);
     const auto row = store_.volume(*operation.thin_id);
     event("volume.created", request.id, {{"parent", request.parent}, {"thin_id", std::to_string(row->thin_id)}});
-    if (written && request.get) written = record_lease(*row, wanted);
-    if (!written) co_return written.error();
+    if (request.get) record_lease(*row, wanted);
     reply.volume = describe(*row);
     co_return encode(reply);
 }
@@ -180,8 +177,7 @@ Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::V
 // under, at the latest.
 Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
     for (;;) {
-        Result<void> in_service = co_await pool_in_service(operation);
-        if (!in_service) co_return in_service.error();
+        co_await pool_in_service(operation);
         const auto row = store_.volume(*operation.thin_id);
         if (row->born_max != 0) co_return row->born_max;
         Result<schemas::Verdict> verdict = co_await snapshot(operation, *row);
@@ -215,8 +211,7 @@ Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
         }
         // Unknown, or refused by a pool that could not be written and now can: asked again.
         ++operation.attempts;
-        Result<void> counted = store_.set_attempts(operation.number, operation.attempts, operation.deaths);
-        if (!counted) co_return counted.error();
+        store_.set_attempts(operation.number, operation.attempts, operation.deaths);
         co_await sleep_ms(100);
     }
 }
@@ -241,24 +236,21 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
         const std::uint64_t ahead = may_activate_ahead(row) ? row.size_sectors : 0;
         schemas::CreateSnap command{pool_row_->spec.pool, row.thin_id, origin, active, ahead};
         const CommandKey key{operation.number, operation.step, operation.attempts};
-        Result<CommandOutcome> outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
-        if (!outcome) co_return outcome.error();
-        if (outcome->kind != CommandOutcome::Kind::answered && ahead != 0) maybe_active(row.thin_id);
-        if (outcome->more) {
+        CommandOutcome outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
+        if (outcome.kind != CommandOutcome::Kind::answered && ahead != 0) maybe_active(row.thin_id);
+        if (outcome.more) {
             begin_activation_ahead(key, row, std::move(thin));
         } else {
             thin.release();
         }
-        if (outcome->kind == CommandOutcome::Kind::answered) {
+        if (outcome.kind == CommandOutcome::Kind::answered) {
             ++operation.step;
-            Result<void> survived = forget_deaths(operation);
-            if (!survived) co_return survived.error();
-            if (!outcome->body) co_return outcome->body.error();
-            auto reply = decode_as<schemas::CreateSnap::Reply>(std::string_view(*outcome->body));
+            forget_deaths(operation);
+            if (!outcome.body) co_return outcome.body.error();
+            auto reply = decode_as<schemas::CreateSnap::Reply>(std::string_view(*outcome.body));
             if (!reply) co_return reply.error();
             if (reply->resume_error_number != 0) {
-                Result<void> resumed = co_await resume_origin(operation, origin);
-                if (!resumed) co_return resumed.error();
+                co_await resume_origin(operation, origin);
             }
             if (!reply->torn) co_return reply->verdict;
             // Somebody resumed the origin in between: another snapshot is taken.
@@ -266,11 +258,10 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
             if (!moved) co_return moved.error();
             continue;
         }
-        const Result<void> again = count_attempt(operation, *outcome, schemas::CreateSnap::kType);
+        const Result<void> again = count_attempt(operation, outcome, schemas::CreateSnap::kType);
         // It died with the origin suspended, perhaps, whatever we believed of it: its writers wait for nothing else.
         const std::uint32_t deaths = operation.deaths;
-        Result<void> resumed = co_await resume_origin(operation, origin);
-        if (!resumed) co_return resumed.error();
+        co_await resume_origin(operation, origin);
         operation.deaths = deaths;  // The resume's answer says nothing of the snapshot.
         if (!again) co_return again.error();
     }
@@ -287,29 +278,28 @@ Result<void> PoolManager::give_up_torn(Operation& operation) {
     left.kind = "internal";
     left.state = "removing";
     left.born_max = pool_row_->planned;  // It was ours for certain.
-    TRY(store_.insert_volume(left));
+    store_.insert_volume(left);
     Operation& removal = new_operation("volume.remove", fmt::format("thin {}", torn));
-    TRY(store_.insert_operation({removal.number, OperationType::remove, torn, "", ""}));
+    store_.insert_operation({removal.number, OperationType::remove, torn, "", ""});
     begin_removal(removal.number, torn, removal.subject, 1);
     return {};
 }
 
 // Its suspender has answered, or is dead. Its writers hang meanwhile: so where that fails it is tried again, whatever
 // becomes of the operation.
-Task<void> PoolManager::resume_origin(Operation& operation, std::uint32_t origin) {
+Async<void> PoolManager::resume_origin(Operation& operation, std::uint32_t origin) {
     schemas::Resume resume{pool_row_->spec.pool, origin};
     Result<schemas::Resume::Reply> resumed = co_await tell(operation, ActorKind::device, Urgency::watching, resume);
     if (resumed && resumed->error_number == 0) {
         unfind(FindingKind::suspended, std::to_string(origin));
-        co_return {};
+        co_return;
     }
     const std::string cause = resumed ? std::strerror(resumed->error_number) : resumed.error().message;
     find(FindingKind::suspended, std::to_string(origin), "its device stays suspended: " + cause);
-    if (!resuming_.insert(origin).second) co_return {};
+    if (!resuming_.insert(origin).second) co_return;
     Operation& again = new_operation("resume", std::to_string(origin));
     again.role = Role::housekeeping;
     begin(again, resume_until_done(again, origin));
-    co_return {};
 }
 
 Task<std::string> PoolManager::resume_until_done(Operation& operation, std::uint32_t origin) {
@@ -317,8 +307,7 @@ Task<std::string> PoolManager::resume_until_done(Operation& operation, std::uint
         co_await sleep_ms(kResumeAgainMs);
         const NameLock lock = co_await names_.acquire(thin_key(origin), LockMode::exclusive);
         operation.deaths = 0;
-        Result<void> resumed = co_await resume_origin(operation, origin);
-        if (!resumed) break;
+        co_await resume_origin(operation, origin);
     }
     resuming_.erase(origin);
     co_return "";
@@ -342,7 +331,7 @@ Task<PoolManager::Ownership> PoolManager::whose(Operation& operation, VolumeRow 
 
 Result<void> PoolManager::give_up_foreign(Operation& operation) {
     const std::uint32_t foreign = *operation.thin_id;
-    TRY(store_.quarantine(foreign, "was in the pool before we made it"));
+    store_.quarantine(foreign, "was in the pool before we made it");
     find(FindingKind::foreign_thin, std::to_string(foreign),
          "a thin id in the pool that is not ours; it is left alone");
     return take_new_thin_id(operation);
@@ -351,7 +340,7 @@ Result<void> PoolManager::give_up_foreign(Operation& operation) {
 // Its volume is moved to an id that was never used.
 Result<void> PoolManager::take_new_thin_id(Operation& operation) {
     const std::uint32_t next = TRY(store_.spend_thin_id());
-    TRY(store_.move_volume(*operation.thin_id, next));
+    store_.move_volume(*operation.thin_id, next);
     operation.thin_id = next;
     operation.attempts = 1;
     return {};
@@ -387,30 +376,27 @@ Task<std::uint32_t> PoolManager::ensure_template(std::string fs, std::uint64_t s
 }
 
 Task<std::string> PoolManager::make_template_operation(Operation& operation, VolumeRow row) {
-    Result<void> written = record_intent(operation, row, OperationType::template_, "");
-    if (!written) co_return written.error();
+    Result<void> recorded = record_intent(operation, row, OperationType::template_, "");
+    if (!recorded) co_return recorded.error();
     Result<std::uint64_t> born = co_await make_thin(operation);
     if (!born) co_return born.error();
     row.thin_id = *operation.thin_id;
-    written = store_.set_born(row.thin_id, *born);
-    if (!written) co_return written.error();
+    store_.set_born(row.thin_id, *born);
     const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
     Result<std::string> path = co_await activate(operation, row, false);
     if (!path) co_return path.error();
     schemas::MakeFilesystem command{
         {*path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)}, row.fs, pool_row_->spec.skip_zeroing};
-    Result<CommandOutcome> made = co_await tell_once(operation, ActorKind::mount, Urgency::awaited, command);
-    if (!made) co_return made.error();
-    if (made->kind != CommandOutcome::Kind::answered)
+    CommandOutcome made = co_await tell_once(operation, ActorKind::mount, Urgency::awaited, command);
+    if (made.kind != CommandOutcome::Kind::answered)
         co_return Error{Errc::unavailable, "mkfs was interrupted: ask again"};
-    if (!made->body) co_return made->body.error();
+    if (!made.body) co_return made.body.error();
     ++operation.step;
     // Sealed when its device can be removed: nobody, no late mkfs either, has it open.
     Result<void> away = co_await deactivate(operation, row.thin_id);
     if (!away) co_return away.error();
-    written = store_.set_volume_ready(row.thin_id, *born, false);
-    if (written) written = store_.delete_operation(operation.number);
-    if (!written) co_return written.error();
+    store_.set_volume_ready(row.thin_id, *born, false);
+    store_.delete_operation(operation.number);
     co_return "";
 }
 
@@ -440,13 +426,11 @@ Task<std::string> PoolManager::remove_volume(Operation& operation, schemas::Volu
         if (!away) co_return away.error();
     }
     if (!request.wait) {
-        Result<void> planned = remove_behind_reply(*row);
-        if (!planned) co_return planned.error();
+        remove_behind_reply(*row);
         co_return encode(schemas::VolumeRemove::Reply{.existed = true});
     }
-    Result<void> planned = plan_removal(*row, operation.number, operation.request_id);
-    if (planned) planned = store_.insert_request(operation.request_id, operation.digest);
-    if (!planned) co_return planned.error();
+    plan_removal(*row, operation.number, operation.request_id);
+    store_.insert_request(operation.request_id, operation.digest);
     operation.recorded = true;
     operation.thin_id = row->thin_id;
     co_return co_await finish_removal(operation, request.id);
@@ -466,22 +450,17 @@ Task<void> PoolManager::wait_for_place(Operation& operation) {
     co_return {};
 }
 
-Result<void> PoolManager::remove_behind_reply(const VolumeRow& row) {
+void PoolManager::remove_behind_reply(const VolumeRow& row) {
     Operation& removal = new_operation("volume.remove", *row.name);
-    if (auto planned = plan_removal(row, removal.number, ""); !planned) {
-        operations_.erase(removal.number);
-        return planned.error();
-    }
+    plan_removal(row, removal.number, "");
     begin_removal(removal.number, row.thin_id, *row.name, 1);
-    return {};
 }
 
 // From this commit on the name is free, and no code path uses the name or its path for this volume.
-Result<void> PoolManager::plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id) {
-    TRY(store_.set_volume_removing(row.thin_id));
-    TRY(store_.insert_operation({number, OperationType::remove, row.thin_id, request_id, ""}));
+void PoolManager::plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id) {
+    store_.set_volume_removing(row.thin_id);
+    store_.insert_operation({number, OperationType::remove, row.thin_id, request_id, ""});
     if (row.name) event("volume.removed", *row.name, {{"thin_id", std::to_string(row.thin_id)}});
-    return {};
 }
 
 // Of an operation that has its row.
@@ -498,8 +477,7 @@ void PoolManager::begin_removal(std::uint64_t number, std::uint32_t thin_id, std
 Task<std::string> PoolManager::finish_removal(Operation& operation, std::string subject) {
     std::int64_t back_off_ms = kFirstRemovalBackOffMs;
     for (;;) {
-        Result<void> in_service = co_await pool_in_service(operation);
-        if (!in_service) co_return in_service.error();
+        co_await pool_in_service(operation);
         Result<bool> emptied = co_await give_back_part(operation);
         if (emptied && !*emptied) continue;
         Result<bool> deleted = co_await try_removal(operation, subject);
@@ -584,9 +562,8 @@ Task<bool> PoolManager::try_removal(Operation& operation, const std::string& sub
     measured_.erase(thin_id);
     // Nobody waits for it, and until it is durable the next process deletes once more what the pool does not have.
     if (operation.role == Role::behind) store_.defer_commit(now_.monotonic_ms + kDeletedUnwrittenMs);
-    Result<void> written = store_.delete_volume(thin_id);
-    if (written) written = store_.delete_operation(operation.number);
-    if (!written) co_return written.error();
+    store_.delete_volume(thin_id);
+    store_.delete_operation(operation.number);
     event("volume.deleted", subject, {{"thin_id", std::to_string(thin_id)}});
     co_return true;
 }
@@ -595,8 +572,7 @@ Task<bool> PoolManager::try_removal(Operation& operation, const std::string& sub
 Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& subject) {
     const auto row = store_.volume(*operation.thin_id);
     if (replaced_.contains(row->thin_id)) {
-        Result<void> noted = store_.quarantine(row->thin_id, "made by somebody else after the volume was lost");
-        if (!noted) co_return noted.error();
+        store_.quarantine(row->thin_id, "made by somebody else after the volume was lost");
         co_return true;
     }
     if (row->born_max == 0) {
@@ -604,8 +580,7 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
         Result<Ownership> owner = co_await whose(operation, *row);
         if (!owner) co_return owner.error();
         if (*owner == Ownership::foreign) {
-            Result<void> noted = store_.quarantine(row->thin_id, "a create that failed did not make it for certain");
-            if (!noted) co_return noted.error();
+            store_.quarantine(row->thin_id, "a create that failed did not make it for certain");
             find(FindingKind::foreign_thin, std::to_string(row->thin_id),
                  "a thin id in the pool that is not ours; it is left alone");
         }
@@ -634,21 +609,19 @@ void PoolManager::undo(Operation& operation, const Error& error) {
     const auto row = operation.thin_id ? store_.volume(*operation.thin_id) : std::nullopt;
     if (operation.type == "volume.remove" || !row) {
         find(FindingKind::parked, operation.subject, error.message);
-        Result<void> kept = store_.set_attempts(operation.number, operation.attempts, operation.deaths);
-        if (kept && !operation.request_id.empty()) {
-            kept = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
+        store_.set_attempts(operation.number, operation.attempts, operation.deaths);
+        if (!operation.request_id.empty()) {
+            store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
         }
-        if (!kept) throw StoreFailure(StoreFailure::Kind::broken, kept.error().message);
         return;
     }
     Operation& removal = new_operation("volume.remove", operation.subject);
-    Result<void> written = store_.set_volume_removing(row->thin_id);
-    if (written) written = store_.delete_operation(operation.number);
-    if (written) written = store_.insert_operation({removal.number, OperationType::remove, row->thin_id, "", ""});
-    if (written && !operation.request_id.empty()) {
-        written = store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
+    store_.set_volume_removing(row->thin_id);
+    store_.delete_operation(operation.number);
+    store_.insert_operation({removal.number, OperationType::remove, row->thin_id, "", ""});
+    if (!operation.request_id.empty()) {
+        store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
     }
-    if (!written) throw StoreFailure(StoreFailure::Kind::broken, written.error().message);
     if (row->name) {
         event("volume.create_failed", *row->name, {{"error", error.message}});
         if (devices_.contains(row->thin_id)) removal.mount_directory = volume_directory(*row->name);

@@ -41,9 +41,9 @@ Result<void> serve(const std::string& path, const std::string& store) {
         for (Message next; receive(socket, next, zmq::recv_flags::dontwait);) messages.push_back(std::move(next));
         if (database) {
             for (const Message& message : messages)
-                TRY(database->query("INSERT INTO request (body) VALUES (?)")
-                        .bind_blob(message.payload.to_string_view())
-                        .run());
+                database->query("INSERT INTO request (body) VALUES (?)")
+                    .bind_blob(message.payload.to_string_view())
+                    .run();
             database->commit();
         }
         for (Message& message : messages) {

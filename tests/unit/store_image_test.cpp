@@ -47,9 +47,9 @@ StoreImage store_in_use(const TemporaryFolder& folder) {
     auto opened = Store::open(file);
     REQUIRE(opened);
     Store store = std::move(*opened);
-    REQUIRE(store.insert_pool(pool_of_two()));
-    REQUIRE(store.insert_volume(volume_row(2, "a")));
-    for (int i = 0; i < 100; ++i) REQUIRE(store.append_event("volume.created", "a", {{"thin_id", "2"}}));
+    store.insert_pool(pool_of_two());
+    store.insert_volume(volume_row(2, "a"));
+    for (int i = 0; i < 100; ++i) store.append_event("volume.created", "a", {{"thin_id", "2"}});
     REQUIRE(store.commit());
     auto image = read_store_image(file);
     REQUIRE(image);
