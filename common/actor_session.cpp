@@ -22,8 +22,10 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kRetryFirst = 20ms;
+// A manager that is started again is there within half a second, and a look costs little.
+constexpr std::chrono::milliseconds kRetryLeast = 20ms;
 constexpr std::chrono::milliseconds kRetryMost = 100ms;
+constexpr int kRetriesOfItsAbsence = 16;
 constexpr std::chrono::milliseconds kConnectMost = 10s;
 constexpr std::chrono::milliseconds kIdleWait = 60s;
 constexpr std::chrono::milliseconds kLastReplyMost = 1s;
@@ -258,7 +260,7 @@ Result<std::vector<std::string>> list_actor_locks(const std::string& actors_fold
 Result<void> serve_manager(BusContext& context, const ActorLock& lock, const ActorSession& session,
                            const CommandHandler& handler) {
     std::string complaint;  // Said once, not at every try.
-    auto pause = kRetryFirst;
+    auto there_until = Clock::now();
     while (!readable(session.stop_fd)) {
         TRY(check_lock_is_seen(lock));
         const auto begun = Clock::now();
@@ -270,14 +272,15 @@ Result<void> serve_manager(BusContext& context, const ActorLock& lock, const Act
             complaint = socket.error().message;
             // A manager that is slow to let us in has others to let in, too: those who soon come again make it slower.
             const auto took = std::chrono::ceil<std::chrono::milliseconds>(Clock::now() - begun);
+            const auto away = std::chrono::floor<std::chrono::milliseconds>(Clock::now() - there_until);
+            const auto pause = std::clamp(away / kRetriesOfItsAbsence, kRetryLeast, kRetryMost);
             wait_readable({}, {&session.stop_fd, 1}, std::max(pause, took));
-            pause = std::min(pause * 2, kRetryMost);
             continue;
         }
         spdlog::info("event=session_began incarnation={} manager={}", lock.incarnation(), session.socket_path);
         complaint.clear();
-        pause = kRetryFirst;
         if (serve_session(std::move(*socket), session, handler) == SessionEnd::stopped) break;
+        there_until = Clock::now();
         spdlog::info("event=session_ended incarnation={}", lock.incarnation());
     }
     spdlog::info("event=stopped incarnation={}", lock.incarnation());

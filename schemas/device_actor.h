@@ -195,10 +195,11 @@ struct ReadPoolStatus {
     MSGPACK_DEFINE_MAP(pool, superblock, status_only)
 };
 
-// Counts the times and thin ids of a loop pool's metadata anew, or of a pool's on whole devices, while nobody has it
-// loaded: the n-th volume gets thin id n + 1, the clock stands at the number of times that are left. The old metadata
-// are kept in DIR/pool/metadata.before-rewind, or in the other areas. The new ones have transaction id `to`: where that
-// is there already, this has been done before. needs_repair: they cannot be read, or have other volumes.
+// Counts the times and thin ids of a pool's metadata anew, while nobody has it loaded: the n-th volume gets thin id
+// n + 1, the clock stands at the number of times that are left. The old metadata are kept in
+// DIR/pool/metadata.before-rewind, or in the other areas of whole devices; those of a pair stay as they are, and the
+// new ones lie on the device `spare` (which root has listed). The new ones have transaction id `to`: where that is
+// there already, this has been done before. needs_repair: they cannot be read, or have other volumes.
 struct RewindClock {
     static constexpr const char* kType = "device.rewind_clock";
     struct Reply {
@@ -209,7 +210,8 @@ struct RewindClock {
     std::uint64_t confirmed = 0;  // The old ones' transaction id lies between this and `to`.
     std::uint64_t to = 0;
     std::uint64_t volumes = 0;
-    MSGPACK_DEFINE_MAP(spec, confirmed, to, volumes)
+    std::string spare;
+    MSGPACK_DEFINE_MAP(spec, confirmed, to, volumes, spare)
 };
 
 // Compare-and-swap of the pool's transaction id. EINVAL: it is not `from`; the status tells.

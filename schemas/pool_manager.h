@@ -190,14 +190,16 @@ struct PoolDestroy {
 
 // Opens the pool's lifetimes again, its clock of snapshots and its thin ids, both of 24 bits: volumes keep
 // what they hold and get new thin ids. in_use unless the pool is stopped (system.cleanup) and nothing is
-// unfinished; unimplemented where its metadata lie in no file.
-struct PoolRewind : NoFields {
+// unfinished.
+struct PoolRewind {
     static constexpr const char* kType = "pool.rewind";
     struct Reply {
         std::uint64_t snapshots_taken = 0;  // From now on.
         std::uint32_t next_thin_id = 0;
         MSGPACK_DEFINE_MAP(snapshots_taken, next_thin_id)
     };
+    std::string spare;  // Where the new metadata of a pair go, a device as large as the old ones, which are kept.
+    MSGPACK_DEFINE_MAP(spare)
 };
 
 // Checks the pool's metadata and mends them, with the pool put away meanwhile. Success too if nothing is wrong.

@@ -159,7 +159,8 @@ void Grammar::add_pool_commands() {
     CLI::App* quota = command(*pool, "quota", pool_quota, "how much the volumes with a label may have, all in all");
     text(quota, "LABEL", arguments_.quota_label, "KEY=VALUE", "")->required();
     text(quota, "SIZE", arguments_.quota, "the sum of their sizes, or 'none'", "")->required();
-    command(*pool, "rewind", pool_rewind, "open the limits of a stopped pool's life again");
+    CLI::App* rewind = command(*pool, "rewind", pool_rewind, "open the limits of a stopped pool's life again");
+    text(rewind, "--spare", arguments_.spare, "the new metadata of a pool on two devices go there; as root", "DEV");
     CLI::App* start = command(*pool, "start", pool_start, "bring a stopped pool back into service");
     start->add_flag("--read-only", arguments_.read_only, "without any change to it, also if it is frozen");
     command(*pool, "stop", pool_stop, "put the pool away while no volume is leased");

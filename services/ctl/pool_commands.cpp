@@ -165,8 +165,10 @@ Result<int> pool_quota(Session& session, const Arguments& arguments) {
     return 0;
 }
 
-Result<int> pool_rewind(Session& session, const Arguments& /*arguments*/) {
-    const auto reply = TRY(session.call(schemas::PoolRewind{}, "rewind the pool"));
+Result<int> pool_rewind(Session& session, const Arguments& arguments) {
+    const schemas::PoolRewind request{arguments.spare};
+    if (!request.spare.empty()) TRY(allow_devices(session.place().state, {request.spare}));
+    const auto reply = TRY(session.call(request, "rewind the pool"));
     const Console& console = session.console();
     if (console.json) console.print(to_json(reply));
     console.note(fmt::format("{} snapshots are taken, the next thin id is {}; next: cowslip pool start",

@@ -105,12 +105,13 @@ public:
     // Bytes; 0 or errno.
     [[nodiscard]] virtual int discard_range(const std::string& device, std::uint64_t offset, std::uint64_t length) = 0;
 
-    // Metadata of a loop pool that nobody has loaded: their times and thin ids counted anew (metadata_xml.h) into a
-    // copy, which takes their place in one step. They must have as many volumes as is said. An error has changed
-    // nothing.
+    // Metadata that nobody has loaded: their times and thin ids counted anew (metadata_xml.h) into a copy, which takes
+    // their place in one step; a pair's is made on `spare`, as for copy_place, and stays there. They must have as many
+    // volumes as is said. An error has changed nothing.
     struct Recount {
         std::uint64_t transaction_id = 0;  // Of the copy.
         std::uint64_t volumes = 0;
+        std::string spare = {};
     };
     virtual Result<void> recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) = 0;
     // ---- metadata that nobody has loaded

@@ -262,8 +262,9 @@ Result<void> PoolBacking::use_copy(const std::string& name, const std::string& k
 
 // ---- metadata whose times are counted anew ---------------------------------------------------
 
-Result<std::string> PoolBacking::make_rewound_copy(const schemas::PoolSpec& spec) const {
-    if (spec.backing == kDevicesBacking) return devices_.copy_place(spec, Place::make);
+Result<std::string> PoolBacking::make_rewound_copy(const schemas::PoolSpec& spec, const std::string& spare,
+                                                   std::uint64_t transaction_id) const {
+    if (spec.backing != kLoopBacking) return copy_place(spec, spare, transaction_id, Place::make);
     return make_copy(rewound_file());
 }
 
@@ -272,7 +273,8 @@ Result<void> PoolBacking::use_rewound_copy(const schemas::PoolSpec& spec) const 
         TRY(devices_.use_copy(spec));
         return {};
     }
-    TRY(delete_file(old_metadata_file()));  // An earlier rewind's, or a copy of this command's that died.
+    if (spec.backing == kPairBacking) return {};  // The store says where they lie.
+    TRY(delete_file(old_metadata_file()));        // An earlier rewind's, or a copy of this command's that died.
     return use_copy(rewound_file(), old_metadata_file());
 }
 

@@ -405,9 +405,6 @@ Result<schemas::PoolState> DeviceActor::read_pool_status(const schemas::ReadPool
 Result<schemas::RewindClock::Reply> DeviceActor::rewind_clock(const schemas::RewindClock& command) {
     TRY(check_spec(command.spec));
     const DmDevice pool = TRY(pool_device(command.spec.pool));
-    if (command.spec.backing == kPairBacking) {
-        return Error{Errc::unimplemented, "rewind: not of a pool on two devices (--data, --metadata) so far"};
-    }
     if (command.spec.backing == kAdoptedBacking) {
         return Error{Errc::invalid_argument, "rewind: an adopted pool is its owner's to rewind"};
     }
@@ -419,9 +416,10 @@ Result<schemas::RewindClock::Reply> DeviceActor::rewind_clock(const schemas::Rew
     if (!found.valid || found.transaction_id != command.to) {
         TRY(check_superblock(found, {.spec = command.spec, .confirmed = command.confirmed, .planned = command.to}));
         if (found.needs_check) return Error{Errc::needs_repair, "rewind: the metadata need a check first"};
-        TRY(host_.recount_metadata(command.spec, {.transaction_id = command.to, .volumes = command.volumes}));
-        const Backing recounted = TRY(host_.find_backing(command.spec));
-        found = TRY(host_.read_superblock(recounted.metadata_path));
+        TRY(host_.recount_metadata(command.spec, {command.to, command.volumes, command.spare}));
+        const bool pair = command.spec.backing == kPairBacking;
+        const std::string recounted = pair ? command.spare : TRY(host_.find_backing(command.spec)).metadata_path;
+        found = TRY(host_.read_superblock(recounted));
     }
     TRY(host_.release_backing(command.spec));
     return schemas::RewindClock::Reply{.superblock = message_of(found)};

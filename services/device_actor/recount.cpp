@@ -84,7 +84,7 @@ Result<void> LinuxHost::recount_metadata(const schemas::PoolSpec& spec, const Re
     TRY(run_tool({"thin_check", backing.metadata_path}));
     TRY(run_tool({"thin_dump", "-o", was.path(), backing.metadata_path}));
     TRY(recount(was.path(), wished.path(), wanted));
-    const std::string copy = TRY(backing_.make_rewound_copy(spec));
+    const std::string copy = TRY(backing_.make_rewound_copy(spec, wanted.spare, wanted.transaction_id));
     TRY(run_tool({"thin_restore", "-i", wished.path(), "-o", copy}));
     TRY(run_tool({"thin_check", copy}));
     TRY(run_tool({"thin_dump", "-o", became.path(), copy}));

@@ -57,7 +57,7 @@ Result<void> PoolManager::check_clock() const {
 
 // ---- the rewind ------------------------------------------------------------------------------
 
-Task<std::string> PoolManager::rewind_pool(Operation& operation, schemas::PoolRewind /*request*/) {
+Task<std::string> PoolManager::rewind_pool(Operation& operation, schemas::PoolRewind request) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     if (!pool_row_) co_return no_pool_yet(Errc::not_found);
     operation.subject = pool_row_->name;
@@ -73,27 +73,41 @@ Task<std::string> PoolManager::rewind_pool(Operation& operation, schemas::PoolRe
         co_return Error{Errc::needs_repair,
                         "rewind: the pool has thin ids that are not ours: `cowslip status` names them"};
     }
+    const bool pair = pool_row_->spec.backing == "pair";
+    if (pair && request.spare.empty()) {
+        co_return Error{
+            Errc::invalid_argument,
+            "rewind: the pool's metadata are counted anew onto another device, as large as theirs: `cowslip "
+            "pool rewind --spare DEV`"};
+    }
+    if (!pair && !request.spare.empty()) {
+        co_return Error{Errc::invalid_argument, "rewind: only a pool on two devices takes a spare one"};
+    }
     const std::uint64_t to = pool_row_->planned + 1;
     store_.set_planned(to);
     store_.insert_operation(
-        {operation.number, OperationType::rewind, std::nullopt, operation.request_id, encode(schemas::Empty{})});
+        {operation.number, OperationType::rewind, std::nullopt, operation.request_id, encode(request)});
     store_.insert_request(operation.request_id, operation.digest);
     pool_row_ = store_.pool();
     operation.recorded = true;
-    co_return co_await carry_out_rewind(operation);
+    co_return co_await carry_out_rewind(operation, std::move(request));
 }
 
-Task<std::string> PoolManager::resume_rewind(Operation& operation) {
+Task<std::string> PoolManager::resume_rewind(Operation& operation, std::string body) {
+    Result<schemas::PoolRewind> request = decode_as<schemas::PoolRewind>(std::string_view(body));
+    if (!request) co_return request.error();
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
     operation.subject = pool_row_->name;
-    co_return co_await carry_out_rewind(operation);
+    co_return co_await carry_out_rewind(operation, std::move(*request));
 }
 
 // From the intent on; also where recovery begins. The new metadata and the new rows belong together: which metadata
-// there are, their transaction id says; the rows change in the commit that ends it. The caller holds the pool.
-Task<std::string> PoolManager::carry_out_rewind(Operation& operation) {
+// there are, their transaction id says, or a pair's row; the rows change in the commit that ends it. The caller holds
+// the pool.
+Task<std::string> PoolManager::carry_out_rewind(Operation& operation, schemas::PoolRewind request) {
     const std::uint64_t volumes = store_.thin_ids().size();
-    const schemas::RewindClock command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned, volumes};
+    const schemas::RewindClock command{pool_row_->spec, pool_row_->confirmed, pool_row_->planned, volumes,
+                                       request.spare};
     Result<schemas::RewindClock::Reply> rewound =
         co_await tell(operation, ActorKind::device, Urgency::awaited, command);
     if (!rewound && operation.deaths >= kMaxDeaths) {
@@ -111,6 +125,11 @@ Task<std::string> PoolManager::carry_out_rewind(Operation& operation) {
         co_return rewound.error();
     }
     const std::uint32_t next = store_.count_thin_ids_anew();
+    if (!request.spare.empty()) {
+        schemas::PoolSpec spec = pool_row_->spec;
+        spec.metadata_path = request.spare;
+        store_.set_pool_spec(spec);
+    }
     store_.set_confirmed(pool_row_->planned);
     store_.delete_operation(operation.number);
     pool_row_ = store_.pool();

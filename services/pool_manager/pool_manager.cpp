@@ -16,6 +16,8 @@ namespace {
 constexpr std::uint64_t kOperationBlock = 4096;
 constexpr std::size_t kEndedKept = 1024;
 constexpr std::size_t kMostWaiters = 64;  // For one operation.
+constexpr std::size_t kMostEarly = 1024;
+constexpr std::size_t kMostEarlyBytes = 16U << 20U;
 constexpr std::uint32_t kLongestTimeoutMs = 24 * 3600 * 1000;
 
 std::string digest_of(const schemas::Request& request) {
@@ -151,7 +153,22 @@ void PoolManager::on_client(const FromClient& input) {
                            {Errc::invalid_argument, fmt::format("protocol version {} is not spoken here, {} is",
                                                                 request->v, schemas::kProtocolVersion)});
     }
+    if (!start_done_ && changes_.contains(request->type)) return keep_for_later(input, request->request_id);
     on_request(input.peer, *request);
+}
+
+// What is unfinished goes on first: it has its places in the queues, and a repeated request may be one of those.
+void PoolManager::keep_for_later(const FromClient& input, const std::string& request_id) {
+    if (early_.size() >= kMostEarly || early_bytes_ + input.payload.size() > kMostEarlyBytes) {
+        return reply_error(input.peer, request_id, {Errc::busy, "the service is starting: ask again"});
+    }
+    early_bytes_ += input.payload.size();
+    early_.push_back(input);
+}
+
+void PoolManager::end_start() {
+    start_done_ = true;
+    for (const FromClient& input : std::exchange(early_, {})) on_client(input);
 }
 
 void PoolManager::on_request(const std::string& peer, const schemas::Request& request) {
@@ -325,6 +342,7 @@ void PoolManager::stop_admitting() {
 }
 
 Outbox PoolManager::answer_all_waiting() {
+    if (!start_done_) end_start();  // They are refused: nothing is admitted any more.
     commit();
     for (auto& [number, operation] : operations_) {
         if (operation->recorded) {

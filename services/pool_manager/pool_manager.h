@@ -129,7 +129,9 @@ public:
     std::size_t operations() const { return operations_.size(); }
 
     // Started, reconciled, heads sent: clients may be let in.
-    bool ready() const { return ready_to_serve_; }
+    // What the store and the kernel say is known: who asks is answered; changes wait for the end of the start.
+    bool may_be_asked() const { return may_be_asked_; }
+    bool ready() const { return start_done_; }
     // SIGTERM: admits nothing more. When `drained` (or out of patience), answer_all_waiting in a last turn.
     void stop_admitting();
     // Without actors nothing goes on: they have ended with who started them.
@@ -224,6 +226,8 @@ private:
     void on_client(const FromClient& input);
     void on_actor(const FromActor& input);
     void on_request(const std::string& peer, const schemas::Request& request);
+    void keep_for_later(const FromClient& input, const std::string& request_id);
+    void end_start();
     void join_or_begin(const std::string& peer, const schemas::Request& request, const Handler& handler);
     Operation& new_operation(std::string type, std::string subject);
     void begin(Operation& operation, Task<std::string> body);
@@ -472,8 +476,8 @@ private:
     Task<std::string> carry_out_destroy(Operation& operation);
     Task<void> put_away_unleased(Operation& operation);
     Task<std::string> rewind_pool(Operation& operation, schemas::PoolRewind request);
-    Task<std::string> resume_rewind(Operation& operation);
-    Task<std::string> carry_out_rewind(Operation& operation);
+    Task<std::string> resume_rewind(Operation& operation, std::string body);
+    Task<std::string> carry_out_rewind(Operation& operation, schemas::PoolRewind request);
 
     // measure.cpp
     struct Measured {
@@ -619,7 +623,10 @@ private:
     std::uint64_t next_operation_ = 0;
     std::uint64_t operations_reserved_below_ = 0;
     std::uint64_t next_waiter_ = 1;
-    bool ready_to_serve_ = false;
+    bool may_be_asked_ = false;
+    bool start_done_ = false;
+    std::vector<FromClient> early_;  // Changes that were asked for before that.
+    std::size_t early_bytes_ = 0;
     bool stopping_ = false;
     Outbox outbox_;
     std::map<std::string, std::uint64_t> counters_;

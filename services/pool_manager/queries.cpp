@@ -145,11 +145,12 @@ Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolS
     if (!pool_row_) return reply;
     reply.name = pool_row_->name;
     reply.uuid = pool_row_->spec.pool.uuid;
-    reply.state = pool_.read_only         ? "read_only"
-                  : !pool_.frozen.empty() ? "frozen"
-                  : repairing_            ? "repairing"
-                  : !check_sound()        ? "needs_repair"
-                                          : pool_row_->state;
+    reply.state = pool_.read_only                                                ? "read_only"
+                  : !pool_.frozen.empty()                                        ? "frozen"
+                  : repairing_                                                   ? "repairing"
+                  : !check_sound()                                               ? "needs_repair"
+                  : !start_done_ && !pool_.loaded && pool_row_->state == "ready" ? "starting"
+                                                                                 : pool_row_->state;
     reply.verdict = to_string(pool_.verdict);
     reply.backing = pool_row_->spec.backing;
     const schemas::PoolSpec& spec = pool_row_->spec;

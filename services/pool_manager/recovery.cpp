@@ -73,6 +73,7 @@ Task<std::string> PoolManager::recover(Operation& operation) {
             spdlog::error("not ready, asking again: {}", looked.error().message);
             co_await sleep_ms(kAskAgainMs);
         }
+        may_be_asked_ = true;
         if (pool_row_->state == "needs_repair") set_fault(PoolFault::damaged, "as an earlier process found");
         const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
         Result<void> started = co_await start_pool(operation);
@@ -85,12 +86,13 @@ Task<std::string> PoolManager::recover(Operation& operation) {
         }
         if (!started) spdlog::error("pool not in service: {}", started.error().message);
     }
+    may_be_asked_ = true;
     store_.set_boot_id(options_.boot_id);
     // Not against a pool that is not believed: what was accepted waits in its rows, also for a rebuild.
     if (pool_.frozen.empty()) resume_operations();
     if (seen.live_read) put_away_strays(seen);
     event("service.started", "", {{"pid", std::to_string(options_.pid)}});
-    ready_to_serve_ = true;
+    end_start();
     ::malloc_trim(0);  // Where there are many volumes, the views of them were the most that is ever held.
     co_return "";
 }
@@ -209,7 +211,7 @@ void PoolManager::resume_operations() {
                 break;
             case OperationType::rewind:
                 resumed.type = schemas::PoolRewind::kType;
-                begin(resumed, resume_rewind(resumed));
+                begin(resumed, resume_rewind(resumed, row.body));
                 break;
             case OperationType::grow:
                 resumed.type = schemas::PoolGrow::kType;

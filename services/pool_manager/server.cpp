@@ -137,7 +137,7 @@ Result<void> Server::serve(int stop_fd) {
         const Time now = time_now();
         const bool due = manager_.next_timer().value_or(now.monotonic_ms + 1) <= now.monotonic_ms;
         if (!inbox.empty() || due || next_heartbeat_ms_ == 0) send(manager_.turn(inbox, now));
-        if (!clients_ && manager_.ready() && !stop_at) {
+        if (!clients_ && manager_.may_be_asked() && !stop_at) {
             clients_ = TRY(ServerSocket::bind(context_, folder_.clients_socket(), 0660));
             spdlog::info("ready socket={}", folder_.clients_socket());
         }

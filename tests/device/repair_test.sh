@@ -180,12 +180,28 @@ ask create other --parent leased
 expect 'exit status of fsck' 0 "$(exit_status cowslip fsck)"
 echo 'damaged: mended onto the spare device, the damaged ones kept'
 
+# --- and counted anew onto a third
+ask cleanup
+truncate -s 64M "$folder/third"
+third=$(losetup --find --show "$folder/third")
+expect 'exit status of a rewind without a spare device' 2 "$(exit_status cowslip pool rewind)"
+expect_match 'its words' '*--spare*' "$(cat "$folder/said")"
+before=$(sha256sum <"$spare")
+ask pool rewind --spare "$third"
+expect 'the old metadata' "$before" "$(sha256sum <"$spare")"
+path=$(ask get leased)
+expect 'the contents of a volume after the rewind' "$sum" "$(sha256sum <"$path/kept")"
+ask put leased
+expect 'where the metadata lie after the rewind' "$third" "$(cowslip pool status --json | json 'd["metadata_device"]')"
+expect 'exit status of fsck after the rewind' 0 "$(exit_status cowslip fsck)"
+echo 'rewound: onto another device, the old metadata kept'
+
 ask cleanup
 expect 'dm devices' faulty "$(dmsetup ls | cut -f 1)"
-thin_check "$spare" >"$folder/check" 2>&1 || fail "thin_check: $(cat "$folder/check")"
+thin_check "$third" >"$folder/check" 2>&1 || fail "thin_check: $(cat "$folder/check")"
 stop_services || fail 'the services did not end with 0'
 dmsetup remove faulty
-losetup --detach "$data" "$metadata_loop" "$spare"
+losetup --detach "$data" "$metadata_loop" "$spare" "$third"
 
 # --- a pool in files, damaged while it is put away
 export COWSLIP_STATE=$folder/state2

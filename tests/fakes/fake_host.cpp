@@ -394,9 +394,11 @@ Result<std::vector<ThinListEntry>> FakeHost::list_thins(const std::string& metad
 }
 
 Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Recount& wanted) {
-    static_cast<void>(TRY(find_backing(spec)));
+    const Backing backing = TRY(find_backing(spec));
+    const bool pair = spec.backing == "pair";
+    const std::string place = pair ? TRY(copy_place(spec, wanted.spare, wanted.transaction_id, Place::make)) : "";
     kernel_.effect("recount into a copy");
-    FakeMetadata copy = kernel_.media.at(kMetadataFile).metadata;
+    FakeMetadata copy = kernel_.media.at(kernel_.block(backing.metadata_path)->medium).metadata;
     std::map<std::uint32_t, FakeThin> thins;
     std::uint32_t next = 2;
     for (const auto& [id, thin] : copy.thins) thins[id < 2 ? id : next++] = thin;
@@ -406,7 +408,8 @@ Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Rec
     copy.time = static_cast<std::uint32_t>(copy.thins.size());
     copy.transaction_id = wanted.transaction_id;
     kernel_.effect("use the copy");
-    kernel_.media.at(kMetadataFile).metadata = std::move(copy);
+    const std::string medium = pair ? kernel_.block(place)->medium : std::string(kMetadataFile);
+    kernel_.media.at(medium).metadata = std::move(copy);
     return {};
 }
 

@@ -120,17 +120,67 @@ TEST_CASE("a rewind that finds other volumes than the store has changes nothing"
 
 namespace {
 
-void rewind_in_a_life(World& world) {
+void make_pool_on_two(World& world) {
+    world.kernel.add_disk("/dev/vda", 2097152);
+    world.kernel.add_disk("/dev/vdb", 32768);
+    world.kernel.add_disk("/dev/vdc", 32768);
+    world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb", "/dev/vdc"};
+    schemas::PoolCreate pool;
+    pool.data_device = "/dev/vda";
+    pool.metadata_device = "/dev/vdb";
+    REQUIRE(world.call(pool));
+    REQUIRE(world.call(create("base")));
+}
+
+}  // namespace
+
+TEST_CASE("a pool on two devices is rewound onto a spare one, and the old metadata stay as they are", "[manager]") {
+    World world({.seed = 1});
+    make_pool_on_two(world);
+    REQUIRE(world.call(create("a", "base")));
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    const std::uint64_t before = world.kernel.media.at("/dev/vdb").metadata.transaction_id;
+    CHECK(word(world.ask_once(schemas::PoolRewind{})) == "invalid_argument");
+    CHECK(word(world.ask_once(schemas::PoolRewind{.spare = "/dev/vdd"})) == "permission_denied");
+    CHECK(world.store().pool()->spec.metadata_path == "/dev/vdb");
+    REQUIRE(world.call(schemas::PoolRewind{.spare = "/dev/vdc"}));
+    CHECK(world.kernel.media.at("/dev/vdb").metadata.transaction_id == before);
+    world.cut_power();
+    REQUIRE(world.call(get("a")));
+    REQUIRE(world.call(create("b", "a")));
+    CHECK(world.store().pool()->spec.metadata_path == "/dev/vdc");
+    CHECK(world.kernel.media.at("/dev/vdb").metadata.transaction_id == before);
+    check_quiet(world);
+}
+
+TEST_CASE("a pool in files takes no spare device for its rewind", "[manager]") {
+    World world({.seed = 1});
     make_pool_and_base(world);
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    CHECK(word(world.ask_once(schemas::PoolRewind{.spare = "/dev/vdc"})) == "invalid_argument");
+}
+
+namespace {
+
+void fill_and_rewind(World& world, const schemas::PoolRewind& rewind) {
     REQUIRE(world.call(create("gone", "base")));
     REQUIRE(world.call(create("clone", "base")));
     REQUIRE(world.call(create("clone of the clone", "clone")));
     REQUIRE(world.call(remove_and_wait("gone")));
     REQUIRE(world.call(schemas::SystemCleanup{}));
-    auto rewound = world.call(schemas::PoolRewind{});
-    REQUIRE(rewound);
+    REQUIRE(world.call(rewind));
     REQUIRE(world.call(get("clone")));
     REQUIRE(world.call(create("new", "clone of the clone")));
+}
+
+void rewind_in_a_life(World& world) {
+    make_pool_and_base(world);
+    fill_and_rewind(world, {});
+}
+
+void rewind_a_pair_in_a_life(World& world) {
+    make_pool_on_two(world);
+    fill_and_rewind(world, {.spare = "/dev/vdc"});
 }
 
 void check_rewound(World& world) {
@@ -147,10 +197,12 @@ void check_rewound(World& world) {
 
 TEST_CASE("a death at any effect or turn of a rewind loses nothing", "[simulation]") {
     die_everywhere(false, rewind_in_a_life, check_rewound);
+    die_everywhere(false, rewind_a_pair_in_a_life, check_rewound);
 }
 
 TEST_CASE("a power cut at any effect or turn of a rewind loses nothing", "[simulation]") {
     die_everywhere(true, rewind_in_a_life, check_rewound);
+    die_everywhere(true, rewind_a_pair_in_a_life, check_rewound);
 }
 
 }  // namespace cowslip::simulation

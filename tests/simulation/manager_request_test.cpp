@@ -222,6 +222,60 @@ TEST_CASE("a manager that stops admits nothing and answers everybody before it e
     check_quiet(world);
 }
 
+TEST_CASE("while a manager starts, who asks is answered, and changes wait for what is unfinished", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.hold_commands(schemas::CreateSnap::kType);
+    const std::string unfinished = world.send_once(create("a", "base"));
+    world.run_for(100);
+    world.kill_manager();
+    world.hold_commands(schemas::ListThins::kType);
+    world.run_until([&] { return world.may_be_asked(); });
+    const std::string shown = world.send_once(schemas::PoolStatus{}, {.early = true});
+    const std::string again = world.send_once(create("a", "base"), {.request_id = unfinished, .early = true});
+    const std::string behind = world.send_once(create("a", "base"), {.early = true});
+    const std::string ended = world.send_once(put("base"), {.early = true});
+    world.run_for(1000);
+    CHECK_FALSE(world.ready());
+    REQUIRE(world.answers(shown).size() == 1);
+    CHECK(body_of<schemas::PoolStatus>(world.answers(shown)[0]).state == "starting");
+    CHECK(world.answers(again).empty());
+    CHECK(world.answers(ended).empty());
+
+    SECTION("and then it starts") {
+        world.let_go();
+        CHECK(word(world.answer(again, 1)) == "ok");
+        CHECK(word(world.answer(behind, 1)) == "already_exists");
+        CHECK(word(world.answer(ended, 1)) == "ok");
+        check_quiet(world);
+    }
+    SECTION("and it is stopped before") {
+        world.stop_admitting();
+        CHECK(world.drained());
+        world.answer_all_waiting();
+        world.run_for(10);
+        for (const std::string& request : {again, behind, ended}) {
+            REQUIRE(world.answers(request).size() == 1);
+            CHECK(word(world.answers(request)[0]) == "unavailable");
+        }
+    }
+}
+
+TEST_CASE("a manager that starts keeps no more changes than it has room for", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.kill_manager();
+    world.hold_commands(schemas::ListThins::kType);
+    std::string last;
+    for (int i = 0; i <= 1024; ++i) last = world.send_once(get("base"), {.early = true});
+    world.run_for(100);
+    REQUIRE(world.answers(last).size() == 1);
+    CHECK(word(world.answers(last)[0]) == "busy");
+    world.let_go();
+    world.run_until([&] { return world.ready(); });
+    check_quiet(world);
+}
+
 TEST_CASE("a manager that stops waits for actors, and not where there are none", "[manager]") {
     // Bug: when the supervisor was killed, actors ended at once, and the manager waited 10 s for their answers.
     const int count = GENERATE(0, 1);

@@ -128,7 +128,7 @@ void World::send_request(const std::string& id) {
         at(between(0, 3) + i * between(0, 500), [this, id, frame] {
             // A refusal is not remembered: a copy of a refused request that came late would be a new one.
             const bool refused = requests_.at(id).answered && requests_.at(id).frame.empty();
-            if (manager_ && manager_->ready() && !refused) deliver(FromClient{"client", frame});
+            if (manager_ && manager_->may_be_asked() && !refused) deliver(FromClient{"client", frame});
         });
     }
     at(5000, [this, id] { send_request(id); });
@@ -138,12 +138,13 @@ std::string World::send_once(const std::string& type, const std::string& body, S
     const Document document = *decode(body);
     if (how.request_id.empty()) how.request_id = fmt::format("once-{}", next_request_++);
     send_frame(encode(schemas::RequestOf<msgpack::object>{
-        .request_id = how.request_id, .type = type, .timeout_ms = how.timeout_ms, .body = document.root()}));
+        .request_id = how.request_id, .type = type, .timeout_ms = how.timeout_ms, .body = document.root()}),
+               how.early);
     return how.request_id;
 }
 
-void World::send_frame(const std::string& frame) {
-    run_until([this] { return ready(); });
+void World::send_frame(const std::string& frame, bool early) {
+    run_until([&] { return early ? may_be_asked() : ready(); });
     deliver(FromClient{"client that asks once", frame});
 }
 

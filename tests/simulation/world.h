@@ -73,6 +73,7 @@ struct Answer {
 struct Sending {
     std::string request_id = {};  // Empty: a new one.
     std::uint32_t timeout_ms = 600000;
+    bool early = false;  // As soon as somebody may ask, also while the manager starts.
 };
 
 class World {
@@ -102,7 +103,7 @@ public:
         return send_once(Message::kType, encode(message), std::move(how));
     }
     std::string send_once(const std::string& type, const std::string& body, Sending how = {});
-    void send_frame(const std::string& frame);
+    void send_frame(const std::string& frame, bool early = false);
     const std::vector<Answer>& answers(const std::string& request_id) { return answers_[request_id]; }
     // Runs until there are that many of them; gives the last.
     Answer answer(const std::string& request_id, std::size_t count = 1);
@@ -160,6 +161,7 @@ public:
 
     std::int64_t now_ms() const { return now_ms_; }
     std::int64_t happened() const { return happened_; }  // Effects and turns so far, for die_at.
+    bool may_be_asked() const { return manager_ && manager_->may_be_asked(); }
     bool ready() const { return manager_ && manager_->ready(); }
     Store& store() { return *store_; }
     std::uint64_t commits_failed() const { return commits_failed_; }

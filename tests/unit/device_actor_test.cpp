@@ -1060,7 +1060,7 @@ TEST_CASE("metadata are counted anew only while nobody has loaded them, and once
     world.make_pool();
     REQUIRE(world.create_thin(5) == Outcome::done);
     REQUIRE(world.snap(9, 5).verdict.error_number == 0);
-    RewindClock command{world.spec, kTag + 1, kTag + 2, 2};
+    RewindClock command{world.spec, kTag + 1, kTag + 2, 2, ""};
     CHECK(world.actor.rewind_clock(command).error().code == Errc::in_use);
     REQUIRE(world.actor.stop_pool({world.spec}));
     FakeMetadata& disk = world.kernel.media.at("file:metadata").metadata;

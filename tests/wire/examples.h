@@ -234,10 +234,13 @@ void for_each_device_message(Visitor&& visit) {
     visit_message(visit, Activate{.pool = pool, .thin_id = 42, .size_sectors = 20971520, .read_only = true},
                   {.error_number = 16, .path = example_device().path, .pool_status = example_verdict().status});
     visit_message(visit, Deactivate{.pool = pool, .thin_id = 42}, {.error_number = 16, .holders = {example_holder()}});
-    visit_message(
-        visit,
-        RewindClock{.spec = example_pool_spec(), .confirmed = 4503599627370497, .to = 4503599627370500, .volumes = 12},
-        {.superblock = example_pool_state().superblock});
+    visit_message(visit,
+                  RewindClock{.spec = example_pool_spec(),
+                              .confirmed = 4503599627370497,
+                              .to = 4503599627370500,
+                              .volumes = 12,
+                              .spare = "/dev/sdx"},
+                  {.superblock = example_pool_state().superblock});
     visit_message(visit, Resume{.pool = pool, .thin_id = 42, .pool_device = true},
                   {.error_number = 6, .was_suspended = true});
     visit_message(visit, ListActive{.pool = pool, .after_thin_id = 41, .mapped = true},
@@ -390,7 +393,7 @@ void for_each_pool_message(Visitor&& visit) {
     visit_message(visit, PoolStop{}, example_pool_status());
     visit_message(visit, PoolCheck{}, {.sound = true, .report = "bad checksum in superblock"});
     visit_message(visit, PoolDestroy{.name = "default"}, {});
-    visit_message(visit, PoolRewind{}, {.snapshots_taken = 12, .next_thin_id = 14});
+    visit_message(visit, PoolRewind{.spare = "/dev/sdx"}, {.snapshots_taken = 12, .next_thin_id = 14});
     visit_message(visit, SystemFsck{.repair = true},
                   {.ok = true,
                    .findings = {{.kind = "lost", .subject = "a", .detail = "the pool does not have its thin id 42"}},
