@@ -89,6 +89,7 @@ private:
     schemas::Verdict verdict(const DmDevice& pool, int error_number);
 
     Result<schemas::PoolState> pool_state(const DmDevice& pool);
+    Result<bool> is_loaded_read_only(const DmDevice& pool);
     Result<void> look_at_unloaded(const schemas::PoolSpec& spec, schemas::ExaminePool::Reply& reply);
     Result<schemas::Superblock> superblock(const std::string& metadata_device);
     Result<void> remove_half_made(const DmDevice& pool);

@@ -132,6 +132,11 @@ Result<schemas::PoolState> DeviceActor::pool_state(const DmDevice& pool) {
     return state;
 }
 
+Result<bool> DeviceActor::is_loaded_read_only(const DmDevice& pool) {
+    const auto live = TRY(dm_.table(pool));
+    return live && TRY(parse_thin_pool_table(live->parameters)).read_only;
+}
+
 Result<schemas::PoolState> DeviceActor::create_pool(const schemas::CreatePool& command) {
     TRY(check_spec(command.spec));
     if (command.spec.backing == kAdoptedBacking) {
@@ -241,6 +246,12 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
     const DmDevice pool = TRY(any_pool_device(command.spec.pool));
     const bool adopted = command.spec.backing == kAdoptedBacking;
     auto state = TRY(pool_state(pool));
+    // Its read-only start was not ended by who began it.
+    if (state.loaded && !adopted && !command.read_only && TRY(is_loaded_read_only(pool))) {
+        if (const int number = dm_.remove(pool); number != 0)
+            return step_failed("put away the read-only", pool, number);
+        state = {};
+    }
     Backing backing;
     if (!state.loaded && adopted) {
         return Error{Errc::unavailable, fmt::format("start pool: the adopted pool '{}' is not there yet", pool.name)};

@@ -64,9 +64,9 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     }
     KernelView seen;
     const bool restored = store_.is_restored();
-    if (pool_row_ && (restored || pool_row_->state == "ready" || pool_row_->state == "needs_repair")) {
-        // Nobody is let in before it is known what is active and mounted, with or without its pool: a put would
-        // find nothing to unmount.
+    if (pool_row_ && pool_row_->state != "formatting") {
+        // Nobody is let in before it is known what is active and mounted, with or without its pool (a stopped one may have
+        // been started read-only): a put would find nothing to unmount.
         for (;;) {
             Result<void> looked = co_await look_at_kernel(operation, &seen);
             if (looked) break;
@@ -74,6 +74,8 @@ Task<std::string> PoolManager::recover(Operation& operation) {
             co_await sleep_ms(kAskAgainMs);
         }
         may_be_asked_ = true;
+    }
+    if (pool_row_ && (restored || pool_row_->state == "ready" || pool_row_->state == "needs_repair")) {
         if (pool_row_->state == "needs_repair") set_fault(PoolFault::damaged, "as an earlier process found");
         const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
         Result<void> started = co_await start_pool(operation);

@@ -53,12 +53,12 @@ class Client:
 
 
 class Outage(threading.Thread):
-    """From the death of a process until a client that comes then has its answer."""
+    """From the death of a process until a client that comes then has its answer; and until its change is done."""
 
     def __init__(self, process):
         super().__init__(daemon=True)
         self.handle = os.pidfd_open(process.pid)
-        self.died = self.seconds = None
+        self.died = self.seconds = self.until_change = None
         self.start()
 
     def run(self):
@@ -69,6 +69,8 @@ class Outage(threading.Thread):
         client = Service(DOOR)
         client.ask("volume.show", {"id": "base"})
         self.seconds = time.monotonic() - self.died
+        client.ask("volume.put", {"id": "base"})  # Nobody has a lease on it.
+        self.until_change = time.monotonic() - self.died
         client.close()
         os.close(self.handle)
 
@@ -106,7 +108,7 @@ class KillSteps:
         print(f"{known} volumes made in {time.monotonic() - begun:.0f} s", flush=True)
         self.names += ["base", "raw"]
         self.done = 0
-        self.outages = {}
+        self.outages, self.until_change = {}, {}
 
     @staticmethod
     def make(names):
@@ -152,9 +154,10 @@ class KillSteps:
 
     def note(self, kind, outage, what):
         outage.join(60)
-        if outage.seconds is None:
+        if outage.until_change is None:
             fail(f"{what}: nobody died, or nobody answers")
         self.outages.setdefault(kind, []).append(outage.seconds)
+        self.until_change.setdefault(kind, []).append(outage.until_change)
         if outage.seconds > LONG:
             print(f"{1000 * outage.seconds:.0f} ms until an answer: {what}", flush=True)
 
@@ -213,7 +216,8 @@ class KillSteps:
         self.services.settle()
         self.services.all_well(self.names)
         for kind, seconds in self.outages.items():
-            print(f"{len(seconds)} times {kind} killed; until a new client was answered: {percentiles(seconds)}")
+            print(f"{len(seconds)} times {kind} killed; until a new client was answered: {percentiles(seconds)}; until a "
+                  f"change was done: {percentiles(self.until_change[kind])}")
         ours = [seconds for kind in CALLS for seconds in self.outages.get(kind, [])]
         print(f"the manager's program alone, started and ended: {percentiles(program_starts(20))}")
         print(f"{self.done} kills, nothing lost; without a supervisor's: {percentiles(ours)}", flush=True)

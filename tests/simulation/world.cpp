@@ -138,7 +138,7 @@ std::string World::send_once(const std::string& type, const std::string& body, S
     const Document document = *decode(body);
     if (how.request_id.empty()) how.request_id = fmt::format("once-{}", next_request_++);
     send_frame(encode(schemas::RequestOf<msgpack::object>{
-        .request_id = how.request_id, .type = type, .timeout_ms = how.timeout_ms, .body = document.root()}),
+                   .request_id = how.request_id, .type = type, .timeout_ms = how.timeout_ms, .body = document.root()}),
                how.early);
     return how.request_id;
 }
@@ -383,6 +383,7 @@ void World::begin_command(const std::string& name) {
         waiting_.push_back({name, [this, name, frame, session = actor.session] { carry_out(name, frame, session); }});
         return;
     }
+    if (deadly.contains(type)) return at(between(1, 40), [this, name] { actor_died(name); });
     const std::int64_t takes = chance(options_.faults.actor_stalls) ? between(100, 20000) : between(1, 40);
     if (takes > 3000 && mutant("resend_on_timeout")) {
         at(3000, [this, name] { deliver(ActorGone{name}); });

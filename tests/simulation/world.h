@@ -151,6 +151,7 @@ public:
     // Commands of that type are taken and not carried out (SIGSTOP), or carried out and their replies
     // are held back, until they are let go.
     void hold_commands(const std::string& type) { held_commands_.insert(type); }
+    std::set<std::string> deadly;  // Whoever takes a command of these types dies of it.
     void hold_replies(const std::string& type) { held_replies_.insert(type); }
     void let_go();
     std::size_t held() const { return waiting_.size(); }

@@ -947,6 +947,22 @@ TEST_CASE("a pool that is started read-only takes no message, whatever its trans
     CHECK_FALSE(world.kernel.media.at("file:metadata").metadata.formatted);
 }
 
+TEST_CASE("a pool that was left loaded read-only is loaded anew where it is to be written", "[device_actor]") {
+    // Bug: when an actor had died of the look at its label, the next start took it for one without metadata space.
+    Lab world;
+    world.make_pool();
+    REQUIRE(world.create_thin(2) == Outcome::done);
+    REQUIRE(world.actor.stop_pool({world.spec}));
+    REQUIRE(world.actor.start_pool({world.spec, kTag + 1, kTag + 1, true}));
+    REQUIRE(world.activate(2, 65536, true).error_number == 0);
+    CHECK(world.actor.start_pool({world.spec, kTag + 1, kTag + 1}).error().code == Errc::in_use);
+    REQUIRE(world.actor.deactivate({world.pool, 2}));
+    const auto state = world.actor.start_pool({world.spec, kTag + 1, kTag + 1});
+    REQUIRE(state);
+    CHECK(parse_thin_pool_status(state->status)->mode == PoolMode::rw);
+    CHECK(world.create_thin(3) == Outcome::done);
+}
+
 TEST_CASE("a pool is examined without being loaded, also by a folder that knows no more than its uuid",
           "[device_actor]") {
     Lab world;
