@@ -354,6 +354,10 @@ void World::say_hello(const std::string& name) {
     deliver(cowslip::FromActor{name, encode(message)});
 }
 
+void World::hear(const std::string& incarnation, const std::string& payload) {
+    deliver(cowslip::FromActor{incarnation, payload});
+}
+
 void World::tell_of_pool_event() {
     const auto actor = std::find_if(actors_.begin(), actors_.end(),
                                     [](const auto& entry) { return entry.second.kind == ActorKind::device; });
