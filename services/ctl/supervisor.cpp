@@ -27,7 +27,9 @@ using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLongestBackoff{5000};
+// Who lives so long, or a manager that has answered for so long, has not died of its start.
 constexpr milliseconds kForgiven{2000};
+constexpr milliseconds kForgivenBehindDoor{500};
 constexpr milliseconds kDoorInterval{20};     // Between looks at a door that is not open yet.
 constexpr milliseconds kStopPatience{12000};  // A service has 10 s to end what it has in hand.
 constexpr milliseconds kAnswerPatience{5000};
@@ -68,8 +70,8 @@ bool is_door_of(pid_t pid, const std::string& socket) {
 
 }  // namespace
 
-milliseconds Backoff::after_death(milliseconds lived) {
-    if (lived >= kForgiven) deaths_ = 0;
+milliseconds Backoff::after_death(bool of_its_start) {
+    if (!of_its_start) deaths_ = 0;
     const unsigned deaths = deaths_++;
     if (deaths == 0) return milliseconds(0);
     return std::min(milliseconds(100) * (1U << std::min(deaths - 1, 10U)), kLongestBackoff);
@@ -156,6 +158,7 @@ void Supervisor::watch_doors() {
     const auto server = ClientSocket::server(plan_.folder.clients_socket());
     if (!server || server->pid != manager) return;
     ready_ = true;
+    ready_since_ = Clock::now();
     say_ready(server->uid);
 }
 
@@ -188,10 +191,11 @@ Result<void> Supervisor::take_death(Service& service, int status) {
         if (code == 127) error.code = Errc::not_found;
         return error;
     }
-    if (manager) ready_ = false;
-    const auto lived = duration_cast<milliseconds>(Clock::now() - service.started);
-    const auto delay = service.backoff.after_death(lived);
-    service.due = Clock::now() + delay;
+    const auto now = Clock::now();
+    const auto lived = duration_cast<milliseconds>(now - service.started);
+    const bool has_answered = manager && std::exchange(ready_, false) && now - ready_since_ >= kForgivenBehindDoor;
+    const auto delay = service.backoff.after_death(lived < kForgiven && !has_answered);
+    service.due = now + delay;
     say(fmt::format("{} (pid {}) {} after {}; starting it again{}", service.name(), pid, death(status),
                     format_duration(lived), delay.count() == 0 ? "" : " in " + format_duration(delay)));
     return {};

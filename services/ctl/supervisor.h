@@ -28,10 +28,10 @@
 namespace cowslip::ctl {
 
 // How long a service that died waits for its next start: not at all, then 100 ms, doubling to 5 s.
-// One that lived for 2 s is forgiven: it had come up.
+// One that did not die of its start is forgiven: it lived for 2 s, or, a manager, had answered for half a second.
 class Backoff {
 public:
-    std::chrono::milliseconds after_death(std::chrono::milliseconds lived);
+    std::chrono::milliseconds after_death(bool of_its_start);
 
 private:
     unsigned deaths_ = 0;
@@ -101,6 +101,7 @@ private:
     std::map<std::string, Clock::time_point> needed_;  // By kind: when its spares last were.
     bool actors_wanted_ = false;
     bool ready_ = false;
+    Clock::time_point ready_since_;
     bool was_ready_ = false;
 };
 

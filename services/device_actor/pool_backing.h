@@ -29,8 +29,8 @@ public:
 
     // A device over an empty file as large as a loop pool's metadata, for those that are counted anew; and that file,
     // written, in the place of the metadata, which are kept as `old_metadata_file`. At each moment one of them is
-    // there. Of whole devices it is the areas that do not have the metadata; a pair's is `spare`, as for copy_place, and
-    // it is the store that says which of them has the metadata.
+    // there. Of whole devices it is the areas that do not have the metadata; a pair's is `spare`, as for copy_place,
+    // and it is the store that says which of them has the metadata.
     Result<std::string> make_rewound_copy(const schemas::PoolSpec& spec, const std::string& spare,
                                           std::uint64_t transaction_id) const;
     Result<void> use_rewound_copy(const schemas::PoolSpec& spec) const;

@@ -65,8 +65,8 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     KernelView seen;
     const bool restored = store_.is_restored();
     if (pool_row_ && pool_row_->state != "formatting") {
-        // Nobody is let in before it is known what is active and mounted, with or without its pool (a stopped one may have
-        // been started read-only): a put would find nothing to unmount.
+        // Nobody is let in before it is known what is active and mounted, with or without its pool (a stopped one may
+        // have been started read-only): a put would find nothing to unmount.
         for (;;) {
             Result<void> looked = co_await look_at_kernel(operation, &seen);
             if (looked) break;

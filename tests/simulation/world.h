@@ -117,7 +117,7 @@ public:
     // Lets things happen until `done`, or fails the test after an hour of virtual time.
     void run_until(const std::function<bool()>& done);
     void run_for(std::int64_t milliseconds);
-    void tell_of_pool_event();  // An actor does.
+    void tell_of_pool_event();                                              // An actor does.
     void hear(const std::string& incarnation, const std::string& payload);  // At the actors' door.
     void at(std::int64_t delay_ms, std::function<void()> action);
     void stop_faults();
