@@ -53,8 +53,8 @@ struct PoolStatus : NoFields {
     struct Reply {
         std::string name;
         std::string uuid;
-        std::string state;    // none, formatting, ready, stopped, needs_repair, repairing, read_only, frozen (store and
-                              // pool disagree).
+        std::string state;    // none, formatting, starting, ready, stopped, needs_repair, repairing, read_only, frozen
+                              // (store and pool disagree).
         std::string verdict;  // Do store and pool belong together: normal, or what is wrong (schemas/bus.md).
         std::string mode;     // The kernel's: rw, ro, out_of_data_space, Fail; empty when not loaded.
         bool needs_check = false;

@@ -153,7 +153,9 @@ void PoolManager::on_client(const FromClient& input) {
                            {Errc::invalid_argument, fmt::format("protocol version {} is not spoken here, {} is",
                                                                 request->v, schemas::kProtocolVersion)});
     }
-    if (!start_done_ && changes_.contains(request->type)) return keep_for_later(input, request->request_id);
+    // Changes; and who asks where something is mounted.
+    const bool waits = changes_.contains(request->type) || request->type == schemas::LeaseList::kType;
+    if (waits && !start_done_) return keep_for_later(input, request->request_id);
     on_request(input.peer, *request);
 }
 

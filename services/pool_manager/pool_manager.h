@@ -128,9 +128,7 @@ public:
 
     std::size_t operations() const { return operations_.size(); }
 
-    // Started, reconciled, heads sent: clients may be let in.
-    // What the store and the kernel say is known: who asks is answered; changes wait for the end of the start.
-    bool may_be_asked() const { return may_be_asked_; }
+    // Store, pool and kernel are compared, and what was unfinished goes on: what arrived before is begun now.
     bool ready() const { return start_done_; }
     // SIGTERM: admits nothing more. When `drained` (or out of patience), answer_all_waiting in a last turn.
     void stop_admitting();
@@ -623,9 +621,8 @@ private:
     std::uint64_t next_operation_ = 0;
     std::uint64_t operations_reserved_below_ = 0;
     std::uint64_t next_waiter_ = 1;
-    bool may_be_asked_ = false;
     bool start_done_ = false;
-    std::vector<FromClient> early_;  // Changes that were asked for before that.
+    std::vector<FromClient> early_;  // What was asked for before that and must wait for it.
     std::size_t early_bytes_ = 0;
     bool stopping_ = false;
     Outbox outbox_;

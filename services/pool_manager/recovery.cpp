@@ -65,7 +65,7 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     KernelView seen;
     const bool restored = store_.is_restored();
     if (pool_row_ && pool_row_->state != "formatting") {
-        // Nobody is let in before it is known what is active and mounted, with or without its pool (a stopped one may
+        // Nothing is begun before it is known what is active and mounted, with or without its pool (a stopped one may
         // have been started read-only): a put would find nothing to unmount.
         for (;;) {
             Result<void> looked = co_await look_at_kernel(operation, &seen);
@@ -73,7 +73,6 @@ Task<std::string> PoolManager::recover(Operation& operation) {
             spdlog::error("not ready, asking again: {}", looked.error().message);
             co_await sleep_ms(kAskAgainMs);
         }
-        may_be_asked_ = true;
     }
     if (pool_row_ && (restored || pool_row_->state == "ready" || pool_row_->state == "needs_repair")) {
         if (pool_row_->state == "needs_repair") set_fault(PoolFault::damaged, "as an earlier process found");
@@ -88,7 +87,6 @@ Task<std::string> PoolManager::recover(Operation& operation) {
         }
         if (!started) spdlog::error("pool not in service: {}", started.error().message);
     }
-    may_be_asked_ = true;
     store_.set_boot_id(options_.boot_id);
     // Not against a pool that is not believed: what was accepted waits in its rows, also for a rebuild.
     if (pool_.frozen.empty()) resume_operations();

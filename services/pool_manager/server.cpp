@@ -51,7 +51,9 @@ Result<Server> Server::open(BusContext& context, const StateFolder& folder, Pool
     // Only root may be an actor, and it is let in by being root; so nobody else needs the door.
     auto actors = TRY(ServerSocket::bind(context, folder.actors_socket(), 0600));
     auto events = TRY(PublisherSocket::bind(context, folder.events_socket(), 0660));
-    return Server(context, folder, manager, std::move(actors), std::move(events));
+    auto clients = TRY(ServerSocket::bind(context, folder.clients_socket(), 0660));
+    spdlog::info("ready socket={}", folder.clients_socket());
+    return Server(folder, manager, std::move(actors), std::move(events), std::move(clients));
 }
 
 std::vector<Input> Server::gather() {
@@ -66,12 +68,12 @@ std::vector<Input> Server::gather() {
         }
         inbox.emplace_back(FromActor{std::move(frame->peer), std::move(frame->payload)});
     }
-    while (clients_ && inbox.size() < 2 * kMostPerTurn) {
-        auto frame = clients_->receive();
+    while (inbox.size() < 2 * kMostPerTurn) {
+        auto frame = clients_.receive();
         if (!frame) break;
         inbox.emplace_back(FromClient{std::move(frame->peer), std::move(frame->payload)});
     }
-    if (clients_) clients_->peer_disconnected();
+    clients_.peer_disconnected();
     events_.drain();
     return inbox;
 }
@@ -100,8 +102,7 @@ void Server::send(const Outbox& outbox) {
         next_look_ms_ = std::min(next_look_ms_, time_now().monotonic_ms + kCloseLookMs);
     }
     for (const auto& [peer, payload] : outbox.replies) {
-        if (clients_ && clients_->send(peer, payload) == Sent::full)
-            spdlog::warn("a client does not read its answers: one dropped");
+        if (clients_.send(peer, payload) == Sent::full) spdlog::warn("a client does not read its answers: one dropped");
     }
     for (const auto& [topic, payload] : outbox.events) events_.publish(topic, payload);
     if (!outbox.events.empty()) next_heartbeat_ms_ = time_now().monotonic_ms + kHeartbeatMs;
@@ -125,8 +126,7 @@ std::chrono::milliseconds Server::patience(std::int64_t now_ms) const {
 Result<void> Server::serve(int stop_fd) {
     std::optional<std::int64_t> stop_at;
     for (;;) {
-        std::vector<const BusSocket*> sockets = {&actors_, &events_};
-        if (clients_) sockets.push_back(&*clients_);
+        const std::array<const BusSocket*, 3> sockets = {&actors_, &events_, &clients_};
         const std::array<int, 1> fds = {stop_fd};
         const std::size_t watched = stop_at ? 0 : 1;  // Readable for good once it was.
         wait_readable(sockets, std::span(fds).first(watched), patience(time_now().monotonic_ms));
@@ -137,10 +137,6 @@ Result<void> Server::serve(int stop_fd) {
         const Time now = time_now();
         const bool due = manager_.next_timer().value_or(now.monotonic_ms + 1) <= now.monotonic_ms;
         if (!inbox.empty() || due || next_heartbeat_ms_ == 0) send(manager_.turn(inbox, now));
-        if (!clients_ && manager_.may_be_asked() && !stop_at) {
-            clients_ = TRY(ServerSocket::bind(context_, folder_.clients_socket(), 0660));
-            spdlog::info("ready socket={}", folder_.clients_socket());
-        }
         heartbeat();
         if (!stop_at && readable(stop_fd)) {
             stop_at = now.monotonic_ms + kStopMs;
@@ -152,7 +148,7 @@ Result<void> Server::serve(int stop_fd) {
                              now_ms < *stop_at - kStopMs + kLastBackupMs;
         if (stop_at && ((manager_.drained() && !patient) || now_ms >= *stop_at)) {
             send(manager_.answer_all_waiting());
-            if (clients_) clients_->linger(std::chrono::milliseconds(500));
+            clients_.linger(std::chrono::milliseconds(500));
             return {};
         }
     }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,19 +13,19 @@ namespace cowslip {
 
 class Server {
 public:
-    // Binds the actors' door and the events; the clients' door opens when the manager is ready.
+    // Binds the doors of actors and clients, and the events.
     static Result<Server> open(BusContext& context, const StateFolder& folder, PoolManager& manager);
 
     // Until stop_fd is readable and what was accepted is done, or 10 s later.
     Result<void> serve(int stop_fd);
 
 private:
-    Server(BusContext& context, StateFolder folder, PoolManager& manager, ServerSocket actors, PublisherSocket events)
-        : context_(context),
-          folder_(std::move(folder)),
+    Server(StateFolder folder, PoolManager& manager, ServerSocket actors, PublisherSocket events, ServerSocket clients)
+        : folder_(std::move(folder)),
           manager_(manager),
           actors_(std::move(actors)),
-          events_(std::move(events)) {}
+          events_(std::move(events)),
+          clients_(std::move(clients)) {}
 
     std::vector<Input> gather();
     void look_for_dead_actors(std::vector<Input>& inbox);
@@ -34,12 +33,11 @@ private:
     void heartbeat();
     std::chrono::milliseconds patience(std::int64_t now_ms) const;
 
-    BusContext& context_;
     StateFolder folder_;
     PoolManager& manager_;
     ServerSocket actors_;
     PublisherSocket events_;
-    std::optional<ServerSocket> clients_;
+    ServerSocket clients_;
     std::vector<Actors::Outgoing> not_taken_;  // Since the last look.
     std::int64_t next_heartbeat_ms_ = 0;
     std::int64_t next_look_ms_ = 0;

@@ -73,7 +73,7 @@ struct Answer {
 struct Sending {
     std::string request_id = {};  // Empty: a new one.
     std::uint32_t timeout_ms = 600000;
-    bool early = false;  // As soon as somebody may ask, also while the manager starts.
+    bool early = false;  // Also while the manager starts.
 };
 
 class World {
@@ -163,7 +163,6 @@ public:
 
     std::int64_t now_ms() const { return now_ms_; }
     std::int64_t happened() const { return happened_; }  // Effects and turns so far, for die_at.
-    bool may_be_asked() const { return manager_ && manager_->may_be_asked(); }
     bool ready() const { return manager_ && manager_->ready(); }
     Store& store() { return *store_; }
     std::uint64_t commits_failed() const { return commits_failed_; }
