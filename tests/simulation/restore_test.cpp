@@ -60,10 +60,11 @@ TEST_CASE("X33: a restored store serves nothing of the pool, at this start and a
     const bool stopped = GENERATE(false, true);
     const bool power_cut = GENERATE(false, true);
     if (stopped) REQUIRE(world.call(schemas::SystemCleanup{}));
-    world.run_for(10000);  // No actor has anything in hand.
+    CAPTURE(stopped, power_cut);
     const std::string uuid = world.store().store_uuid();
     // Nothing has happened since: by ids and lists alone it belongs to its pool.
     const std::string backup = bytes_of_backup(world);
+    world.run_for(10000);  // No actor has anything in hand then.
     if (power_cut) world.cut_power();
     const std::uint64_t loads = world.kernel.effects["load"];
     restore(world, backup);
