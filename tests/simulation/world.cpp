@@ -569,6 +569,7 @@ void World::actor_died(std::string name, std::string last_reply) {
     count_openers();
     const ActorKind kind = actors_.at(name).kind;
     const std::int64_t heard_at = actors_.at(name).heard_at;
+    if (actors_.at(name).broken) last_reply.clear();  // Nothing comes over a broken connection any more.
     actors_.erase(name);
     at(between(1, 300), [this, name, last_reply, heard_at, session = manager_number_] {
         const bool in_order = now_ms_ >= heard_at;
