@@ -153,8 +153,9 @@ void PoolManager::on_client(const FromClient& input) {
                            {Errc::invalid_argument, fmt::format("protocol version {} is not spoken here, {} is",
                                                                 request->v, schemas::kProtocolVersion)});
     }
-    // Changes; and who asks where something is mounted.
-    const bool waits = changes_.contains(request->type) || request->type == schemas::LeaseList::kType;
+    // Changes; and what the kernel knows: where something is mounted, how full the pool is.
+    const bool waits = changes_.contains(request->type) || request->type == schemas::LeaseList::kType ||
+                       request->type == schemas::PoolStatus::kType;
     if (waits && !start_done_) return keep_for_later(input, request->request_id);
     on_request(input.peer, *request);
 }

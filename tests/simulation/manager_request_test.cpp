@@ -231,14 +231,16 @@ TEST_CASE("while a manager starts, who asks is answered, and changes wait for wh
     world.kill_manager();
     world.kill_held_actors();
     world.hold_commands(schemas::ListThins::kType);
-    const std::string shown = world.send_once(schemas::PoolStatus{}, {.early = true});
+    const std::string shown = world.send_once(schemas::SystemStatus{}, {.early = true});
+    const std::string looked = world.send_once(schemas::PoolStatus{}, {.early = true});
     const std::string again = world.send_once(create("a", "base"), {.request_id = unfinished, .early = true});
     const std::string behind = world.send_once(create("a", "base"), {.early = true});
     const std::string ended = world.send_once(put("base"), {.early = true});
     world.run_for(1000);
     CHECK_FALSE(world.ready());
     REQUIRE(world.answers(shown).size() == 1);
-    CHECK(body_of<schemas::PoolStatus>(world.answers(shown)[0]).state == "starting");
+    CHECK(body_of<schemas::SystemStatus>(world.answers(shown)[0]).pool.state == "starting");
+    CHECK(world.answers(looked).empty());
     CHECK(world.answers(again).empty());
     CHECK(world.answers(ended).empty());
 
@@ -247,6 +249,7 @@ TEST_CASE("while a manager starts, who asks is answered, and changes wait for wh
         CHECK(word(world.answer(again, 1)) == "ok");
         CHECK(word(world.answer(behind, 1)) == "already_exists");
         CHECK(word(world.answer(ended, 1)) == "ok");
+        CHECK(body_of<schemas::PoolStatus>(world.answer(looked, 1)).state == "ready");
         check_quiet(world);
     }
     SECTION("and it is stopped before") {
