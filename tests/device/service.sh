@@ -3,7 +3,7 @@
 #
 # Sets $root (the checkout), $folder (temporary; stays after a failure), PATH and COWSLIP_STATE.
 #
-#   start_services [OPTION...]  `cowslip up`, until it answers; its process is $up, what it says is in $folder/up.log
+#   start_services [OPTION...]  `cowslip up`, until its start is done; its process is $up, what it says is in $folder/up.log
 #   stop_services               by SIGTERM; fails unless it ends with 0
 #   ask ARGUMENT...             the command line, bounded
 #   write VOLUME TEXT           puts a text into it, which
@@ -94,6 +94,7 @@ start_services() {
   cowslip up --state "$COWSLIP_STATE" "$@" >"$folder/up.log" 2>&1 &
   up=$!
   wait_for 60 grep -q ^ready: "$folder/up.log" || fail 'the services do not start'
+  ask leases >/dev/null || fail 'their start does not end'
 }
 
 stop_services() {

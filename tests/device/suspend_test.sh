@@ -7,7 +7,7 @@
 
 rounds=${ROUNDS:-3}
 
-steady() { timeout 200 /usr/bin/python3 "$root/tests/device/steady_writer.py" "$@"; }
+steady() { timeout 500 /usr/bin/python3 "$root/tests/device/steady_writer.py" "$@"; }
 # Process ids of the device actors: all, or the one that does not watch.
 pids() {
   ask status --json | /usr/bin/python3 -c '
@@ -20,12 +20,12 @@ for actor in json.load(sys.stdin)["actors"]:
 all_there() { [[ $(pids all | wc -l) = 2 && $(pids worker | wc -l) = 1 ]]; }
 
 start_services --device-actors 2 --mount-actors 1
-ask pool create --loop 512M
-ask create base --size 8M --fs none
+ask pool create --loop 2G
+ask create base --size 2M --fs none  # A snapshot may take as much again, and there are many before one is caught.
 device=$(ask attach base)
 suspended=/sys/block/dm-$((16#$(stat --format=%T "$device")))/dm/suspended
 expect 'the volume is suspended at first' 0 "$(<"$suspended")"
-(exec timeout 200 /usr/bin/python3 "$root/tests/device/steady_writer.py" write "$device" "$folder/stalls") >"$folder/writer" 2>&1 &
+(exec timeout 500 /usr/bin/python3 "$root/tests/device/steady_writer.py" write "$device" "$folder/stalls") >"$folder/writer" 2>&1 &
 writer=$!
 
 snapshots=0
