@@ -118,25 +118,9 @@ TEST_CASE("a rewind that finds other volumes than the store has changes nothing"
     check_quiet(world);
 }
 
-namespace {
-
-void make_pool_on_two(World& world) {
-    world.kernel.add_disk("/dev/vda", 2097152);
-    world.kernel.add_disk("/dev/vdb", 32768);
-    world.kernel.add_disk("/dev/vdc", 32768);
-    world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb", "/dev/vdc"};
-    schemas::PoolCreate pool;
-    pool.data_device = "/dev/vda";
-    pool.metadata_device = "/dev/vdb";
-    REQUIRE(world.call(pool));
-    REQUIRE(world.call(create("base")));
-}
-
-}  // namespace
-
 TEST_CASE("a pool on two devices is rewound onto a spare one, and the old metadata stay as they are", "[manager]") {
     World world({.seed = 1});
-    make_pool_on_two(world);
+    make_pair_and_base(world);
     REQUIRE(world.call(create("a", "base")));
     REQUIRE(world.call(schemas::SystemCleanup{}));
     const std::uint64_t before = world.kernel.media.at("/dev/vdb").metadata.transaction_id;
@@ -179,7 +163,7 @@ void rewind_in_a_life(World& world) {
 }
 
 void rewind_a_pair_in_a_life(World& world) {
-    make_pool_on_two(world);
+    make_pair_and_base(world);
     fill_and_rewind(world, {.spare = "/dev/vdc"});
 }
 

@@ -335,17 +335,7 @@ TEST_CASE("a repair that would lose volumes, or blocks of them, names them and c
 
 TEST_CASE("a pool on two devices is mended onto a spare one", "[repair]") {
     World world({.seed = 1});
-    world.kernel.add_disk("/dev/vda", 2097152);
-    world.kernel.add_disk("/dev/vdb", 32768);
-    world.kernel.add_disk("/dev/vdc", 32768);
-    world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb", "/dev/vdc"};
-    schemas::PoolCreate pool;
-    pool.data_device = "/dev/vda";
-    pool.metadata_device = "/dev/vdb";
-    REQUIRE(world.call(pool));
-    schemas::VolumeCreate base = create("base");
-    base.size_bytes = 64 * kMiB;
-    REQUIRE(world.call(base));
+    make_pair_and_base(world);
     world.run_for(10000);
     damage(world);
     world.run_for(20000);

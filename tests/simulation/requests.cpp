@@ -82,6 +82,20 @@ void make_pool_and_base(World& world) {
     REQUIRE(created);
 }
 
+void make_pair_and_base(World& world) {
+    world.kernel.add_disk("/dev/vda", 2097152);
+    world.kernel.add_disk("/dev/vdb", 32768);
+    world.kernel.add_disk("/dev/vdc", 32768);
+    world.kernel.allowed_devices = {"/dev/vda", "/dev/vdb", "/dev/vdc"};
+    schemas::PoolCreate pool;
+    pool.data_device = "/dev/vda";
+    pool.metadata_device = "/dev/vdb";
+    REQUIRE(world.call(pool));
+    schemas::VolumeCreate base = create("base");
+    base.size_bytes = 64 * kMiB;
+    REQUIRE(world.call(base));
+}
+
 void check_quiet(World& world) {
     world.stop_faults();
     std::string complaint;

@@ -30,6 +30,8 @@ typename Message::Reply body_of(const Answer& answer) {
 
 // A loop pool of 1 GiB, and in it "base": 64 MiB, ext4.
 void make_pool_and_base(World& world);
+// A pool on /dev/vda and its metadata on /dev/vdb, with such a base; /dev/vdc is as large as these and may be used too.
+void make_pair_and_base(World& world);
 
 // An end to faults; soon afterwards all is as it must be, or the case fails.
 void check_quiet(World& world);
