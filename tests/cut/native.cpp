@@ -239,12 +239,17 @@ NativeChecker::Metadata NativeChecker::examine_metadata() const {
     content.needs_check = superblock.needs_check;
     content.block_sectors = superblock.data_block_sectors;
     content.data_blocks = superblock.total_data_blocks;
+    content.metadata_blocks = superblock.total_metadata_blocks;
     content.transaction_id = superblock.transaction_id;
     content.time = superblock.time;
     content.held_root = superblock.held_root;
     std::set<std::uint64_t> mapped;
     std::uint32_t thin_id = 0;
-    const auto map = [&](std::uint64_t origin_block, std::uint64_t data_block, std::uint64_t length) {
+    content.next_block = content.data_blocks;
+    const auto map = [&](const std::string& line, std::uint64_t origin_block, std::uint64_t data_block,
+                         std::uint64_t length) {
+        const auto time = static_cast<std::uint32_t>(attribute(line, "time"));
+        content.thins[thin_id].blocks.map(origin_block, {length, {data_block, time}});
         for (std::uint64_t i = 0; i < length; ++i) {
             mapped.insert(data_block + i);
             if (thin_id < kFirstThinId) found.internal.push_back({thin_id, origin_block + i, data_block + i});
@@ -254,12 +259,12 @@ NativeChecker::Metadata NativeChecker::examine_metadata() const {
     for (std::string line; std::getline(lines, line);) {
         if (line.find("<device ") != std::string::npos) {
             thin_id = static_cast<std::uint32_t>(attribute(line, "dev_id"));
-            content.thins[thin_id] = {.mapped_blocks = attribute(line, "mapped_blocks"),
+            content.thins[thin_id] = {.snapshotted_time = static_cast<std::uint32_t>(attribute(line, "snap_time")),
                                       .transaction_id = attribute(line, "transaction")};
         } else if (line.find("<single_mapping ") != std::string::npos) {
-            map(attribute(line, "origin_block"), attribute(line, "data_block"), 1);
+            map(line, attribute(line, "origin_block"), attribute(line, "data_block"), 1);
         } else if (line.find("<range_mapping ") != std::string::npos) {
-            map(attribute(line, "origin_begin"), attribute(line, "data_begin"), attribute(line, "length"));
+            map(line, attribute(line, "origin_begin"), attribute(line, "data_begin"), attribute(line, "length"));
         }
     }
     if (content.held_root != 0) content.held_thins = content.thins;

@@ -2,14 +2,15 @@
 
 #include <catch2/catch.hpp>
 
-#include "tests/device/loop_disk.h"
+#include "tests/device/direct_io.h"
+#include "tests/device/faulty_disk.h"
 #include "tests/fakes/device_mapper_conformance.h"
 
 namespace cowslip {
 
 namespace {
 
-void damage(const LoopDisk& disk) {
+void damage(const FaultyDisk& disk) {
     const Fd device(open(disk.path().c_str(), O_WRONLY | O_CLOEXEC));
     REQUIRE(pwrite(device.get(), "damage", 6, 100) == 6);
     REQUIRE(fsync(device.get()) == 0);
@@ -22,7 +23,7 @@ TEST_CASE("the kernel answers as the fake device-mapper does", "[device_mapper]"
         DYNAMIC_SECTION(conformance.sentence) {
             auto dm = KernelDeviceMapper::open();
             REQUIRE(dm);
-            const LoopDisk metadata(8192);
+            FaultyDisk metadata(*dm, 8192);
             const LoopDisk data(131072);
             Fd opened;
             ConformanceRig rig{.dm = *dm,
@@ -36,8 +37,19 @@ TEST_CASE("the kernel answers as the fake device-mapper does", "[device_mapper]"
                                        REQUIRE(opened);
                                    },
                                .close = [&](const DmDevice&) { opened.close(); },
+                               .write =
+                                   [&](const DmDevice& device, std::uint64_t begin, std::uint64_t end) {
+                                       return DirectIo(*dm, device, O_RDWR).write(begin * 128, end * 128, 7);
+                                   },
+                               .discard =
+                                   [&](const DmDevice& device, std::uint64_t begin, std::uint64_t end) {
+                                       return DirectIo(*dm, device, O_RDWR).discard(begin * 128, end * 128);
+                                   },
                                .damage_superblock = [&] { damage(metadata); },
-                               .grow_metadata = [&] { metadata.grow(16384); }};
+                               .grow_metadata = [&] { metadata.grow(16384); },
+                               .fail_metadata_writes = [&] { metadata.fail_writes(); },
+                               .lose_metadata = [&] { metadata.fail_all(); },
+                               .heal_metadata = [&] { metadata.heal(); }};
             struct Cleanup {
                 DeviceMapper& dm;
                 ~Cleanup() { remove_conformance_devices(dm); }

@@ -345,6 +345,199 @@ void pool_takes_more_metadata(ConformanceRig& rig) {
     CHECK(rig.dm.remove(pool) == 0);
 }
 
+// Also without a table of its own: what it has live is looked at again.
+void refused_pool_stays_refused(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    make_pool(rig, pool);
+    auto half = pool_target(rig);
+    half.sectors /= 2;
+    REQUIRE(rig.dm.load(pool, half, false) == 0);
+    CHECK(rig.dm.resume(pool) == EINVAL);
+    CHECK(rig.dm.resume(pool) == EINVAL);
+    CHECK(info(rig, pool).suspended);
+    REQUIRE(rig.dm.load(pool, pool_target(rig), false) == 0);
+    CHECK(rig.dm.resume(pool) == 0);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
+void running_pool_is_not_resumed(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    make_pool(rig, pool);
+    const std::uint64_t before = status(rig, pool).total_metadata_blocks;
+    rig.grow_metadata();
+    REQUIRE(rig.dm.resume(pool) == 0);
+    CHECK(status(rig, pool).total_metadata_blocks == before);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
+// "<mapped sectors> <highest mapped sector>"
+std::string mapped(ConformanceRig& rig, const DmDevice& thin) {
+    const auto line = rig.dm.status(thin);
+    REQUIRE((line && *line));
+    return (*line)->parameters;
+}
+
+void blocks_are_shared(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    const auto origin = device("origin");
+    const auto snap = device("snap");
+    const dev_t number = make_pool(rig, pool);
+    const auto used = [&] {
+        REQUIRE(rig.dm.message(pool, "set_transaction_id 0 0") == 0);  // It commits.
+        return status(rig, pool).used_data_blocks;
+    };
+    REQUIRE(rig.dm.message(pool, "create_thin 1") == 0);
+    make_thin(rig, origin, number, 1);
+    CHECK(mapped(rig, origin) == "0 -");
+    CHECK(rig.write(origin, 2, 6) == 0);
+    CHECK(mapped(rig, origin) == "512 767");
+    CHECK(used() == 4);
+    REQUIRE(rig.dm.suspend(origin, SuspendMode::freeze) == 0);
+    REQUIRE(rig.dm.message(pool, "create_snap 2 1") == 0);
+    REQUIRE(rig.dm.resume(origin) == 0);
+    make_thin(rig, snap, number, 2);
+    CHECK(mapped(rig, snap) == "512 767");
+    CHECK(used() == 4);
+    CHECK(rig.write(snap, 2, 3) == 0);
+    CHECK(rig.write(snap, 2, 3) == 0);  // It has its own now.
+    CHECK(mapped(rig, snap) == "512 767");
+    CHECK(used() == 5);
+    // Nobody shares it any more. That is told by the clock alone, which does not know.
+    CHECK(rig.write(origin, 2, 3) == 0);
+    CHECK(used() == 5);
+    CHECK(rig.discard(origin, 4, 6) == 0);  // The snapshot still has them.
+    CHECK(mapped(rig, origin) == "256 511");
+    CHECK(used() == 5);
+    REQUIRE(rig.dm.message(pool, kReserveMetadataSnapMessage) == 0);
+    CHECK(rig.discard(snap, 0, 8) == 0);
+    CHECK(mapped(rig, snap) == "0 -");
+    CHECK(used() == 5);  // And so has the metadata snapshot.
+    REQUIRE(rig.dm.message(pool, kReleaseMetadataSnapMessage) == 0);
+    CHECK(used() == 2);
+    CHECK(rig.dm.remove(snap) == 0);
+    CHECK(rig.dm.remove(origin) == 0);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
+void full_pool(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    const auto thin = device("thin");
+    ThinPoolTable table{.metadata_device = rig.metadata, .data_device = rig.data};
+    table.error_if_no_space = true;
+    DmTarget target{.type = "thin-pool", .sectors = 8 * 128, .parameters = make_thin_pool_table(table)};
+    REQUIRE(rig.dm.create(pool) == 0);
+    REQUIRE(rig.dm.load(pool, target, false) == 0);
+    REQUIRE(rig.dm.resume(pool) == 0);
+    REQUIRE(rig.dm.message(pool, "create_thin 1") == 0);
+    make_thin(rig, thin, info(rig, pool).number, 1);
+    CHECK(rig.write(thin, 0, 8) == 0);
+    CHECK(rig.dm.message(pool, "set_transaction_id 0 0") == 0);
+    CHECK(status(rig, pool).mode == PoolMode::rw);  // Until somebody wants one more.
+    CHECK(rig.write(thin, 8, 9) == ENOSPC);
+    CHECK(status(rig, pool).mode == PoolMode::out_of_data_space);
+    CHECK(rig.write(thin, 0, 8) == 0);
+    CHECK(rig.dm.message(pool, "create_snap 2 1") == 0);
+    CHECK(rig.write(thin, 0, 1) == ENOSPC);  // It is shared now.
+    CHECK(rig.dm.message(pool, "delete 2") == 0);
+    CHECK(status(rig, pool).mode == PoolMode::out_of_data_space);
+    CHECK(rig.discard(thin, 7, 8) == 0);
+    CHECK(rig.dm.message(pool, "set_transaction_id 0 0") == 0);  // It commits, and sees that one is free.
+    CHECK(status(rig, pool).mode == PoolMode::rw);
+    CHECK(rig.write(thin, 0, 1) == 0);
+    CHECK(status(rig, pool).used_data_blocks == 7);  // That has freed one, which nobody gets before a commit.
+    CHECK(rig.dm.message(pool, "set_transaction_id 0 0") == 0);
+    CHECK(rig.write(thin, 7, 8) == 0);
+    CHECK(rig.write(thin, 8, 9) == ENOSPC);
+    REQUIRE(rig.dm.load(pool, target, false) == 0);
+    REQUIRE(rig.dm.resume(pool) == 0);
+    CHECK(status(rig, pool).mode == PoolMode::rw);  // A new table lets it try anew.
+    CHECK(rig.write(thin, 8, 9) == ENOSPC);
+    target.sectors *= 2;
+    REQUIRE(rig.dm.load(pool, target, false) == 0);
+    REQUIRE(rig.dm.resume(pool) == 0);
+    CHECK(status(rig, pool).mode == PoolMode::rw);
+    CHECK(rig.write(thin, 8, 9) == 0);
+    CHECK(rig.dm.remove(thin) == 0);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
+void failed_commit(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    const auto thin = device("thin");
+    const dev_t number = make_pool(rig, pool);
+    REQUIRE(rig.dm.message(pool, "create_thin 1") == 0);
+    make_thin(rig, thin, number, 1);
+    CHECK(rig.write(thin, 0, 1) == 0);
+    REQUIRE(rig.dm.message(pool, "set_transaction_id 0 5") == 0);
+    rig.fail_metadata_writes();
+    CHECK(rig.write(thin, 1, 2) == 0);
+    REQUIRE(rig.dm.message(pool, "set_transaction_id 5 6") == 0);  // That is all that is said.
+    const auto failed = status(rig, pool);
+    CHECK(failed.mode == PoolMode::ro);
+    CHECK(failed.needs_check);
+    CHECK(failed.transaction_id == 6);
+    CHECK(failed.used_data_blocks == 1);
+    CHECK(mapped(rig, thin) == "256 127");  // It has counted the block that was taken back.
+    CHECK(rig.write(thin, 0, 1) == 0);
+    CHECK(rig.write(thin, 1, 2) == EIO);
+    CHECK(rig.discard(thin, 0, 1) == 0);
+    CHECK(mapped(rig, thin) == "256 127");  // Nothing was done.
+    CHECK(rig.dm.message(pool, "create_thin 2") == EOPNOTSUPP);
+    CHECK(rig.dm.message(pool, "brew") == EOPNOTSUPP);
+    REQUIRE(rig.dm.load(pool, pool_target(rig), false) == 0);
+    REQUIRE(rig.dm.resume(pool) == 0);
+    CHECK(status(rig, pool).mode == PoolMode::ro);
+    REQUIRE(rig.dm.remove(thin) == 0);
+    REQUIRE(rig.dm.remove(pool) == 0);
+    // needs_check was to be written with that, and could not.
+    make_pool(rig, pool);
+    CHECK(status(rig, pool).mode == PoolMode::rw);
+    CHECK(status(rig, pool).transaction_id == 5);
+    REQUIRE(rig.dm.suspend(pool, SuspendMode::no_flush) == 0);
+    REQUIRE(rig.dm.resume(pool) == 0);
+    CHECK(status(rig, pool).mode == PoolMode::rw);                    // There was nothing to commit.
+    CHECK(rig.dm.message(pool, kReserveMetadataSnapMessage) == EIO);  // It commits by itself, and nothing comes of it.
+    CHECK(status(rig, pool).mode == PoolMode::rw);
+    CHECK(rig.dm.message(pool, kReserveMetadataSnapMessage) == EPERM);
+    CHECK(status(rig, pool).needs_check);
+    rig.heal_metadata();
+    REQUIRE(rig.dm.remove(pool) == 0);
+    make_pool(rig, pool);
+    CHECK(status(rig, pool).mode == PoolMode::ro);
+    CHECK(status(rig, pool).needs_check);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
+void failed_pool(ConformanceRig& rig) {
+    const auto pool = device("pool");
+    const auto thin = device("thin");
+    const dev_t number = make_pool(rig, pool);
+    REQUIRE(rig.dm.message(pool, "create_thin 1") == 0);
+    make_thin(rig, thin, number, 1);
+    CHECK(rig.write(thin, 0, 1) == 0);
+    REQUIRE(rig.dm.message(pool, "set_transaction_id 0 5") == 0);
+    rig.lose_metadata();
+    REQUIRE(rig.dm.suspend(pool, SuspendMode::no_flush) == 0);  // It commits.
+    rig.heal_metadata();
+    CHECK(rig.dm.resume(pool) == 0);
+    CHECK(rig.dm.status(pool).value()->parameters == "Fail");
+    CHECK(parse_thin_pool_table(rig.dm.table(pool).value()->parameters));
+    CHECK(mapped(rig, thin) == "Fail");
+    CHECK(rig.dm.table(thin).value()->parameters == "Fail");
+    CHECK(rig.write(thin, 0, 1) == EIO);
+    CHECK(rig.discard(thin, 0, 1) == EIO);
+    CHECK(rig.dm.message(pool, "create_thin 2") == EOPNOTSUPP);
+    CHECK(rig.dm.load(pool, pool_target(rig), false) == EINVAL);
+    CHECK(rig.dm.load(thin, thin_target(number, 1), false) == EINVAL);
+    REQUIRE(rig.dm.remove(thin) == 0);
+    REQUIRE(rig.dm.remove(pool) == 0);
+    make_pool(rig, pool);  // As it was at its last commit.
+    CHECK(status(rig, pool).mode == PoolMode::rw);
+    CHECK(status(rig, pool).transaction_id == 5);
+    CHECK(status(rig, pool).used_data_blocks == 1);
+    CHECK(rig.dm.remove(pool) == 0);
+}
+
 // While it is open, as a mounted one is.
 void live_thin_grows(ConformanceRig& rig) {
     const auto pool = device("pool");
@@ -399,6 +592,12 @@ const std::vector<ConformanceCase>& conformance_cases() {
         {"a suspended pool takes messages but no thin table", suspended_pool},
         {"suspending twice is undone by one resume", suspend_does_not_count},
         {"a pool takes a longer table at its resume, and no shorter one", pool_takes_a_longer_table},
+        {"a pool that was refused for its table is refused again at each resume", refused_pool_stays_refused},
+        {"a pool that runs is not resumed", running_pool_is_not_resumed},
+        {"a snapshot shares blocks until they are written to", blocks_are_shared},
+        {"a pool is full once a block is wanted and none is left", full_pool},
+        {"a commit that fails takes the pool out of service, which is written down at its removal", failed_commit},
+        {"a pool that cannot go back to its last commit fails until it is removed", failed_pool},
         {"a pool looks at each resume how large its metadata's device is", pool_takes_more_metadata},
         {"a device that is open gets a larger table, with its next resume", live_thin_grows},
         {"a device that somebody has open is not removed", open_device_stays},
@@ -411,7 +610,6 @@ void remove_conformance_devices(DeviceMapper& dm) {
         const auto left = dm.list(kUuidPrefix);
         if (!left) return;
         for (const auto& found : *left) {
-            if (found.suspended) static_cast<void>(dm.resume(found.device));
             static_cast<void>(dm.remove(found.device));
         }
     }

@@ -18,8 +18,14 @@ struct ConformanceRig {
     std::uint64_t data_sectors = 0;
     std::function<void(const DmDevice&)> open;  // Holds it open, as a mount does.
     std::function<void(const DmDevice&)> close;
+    // Blocks of a thin, from one to another; what a write writes is its own affair.
+    std::function<int(const DmDevice&, std::uint64_t begin, std::uint64_t end)> write;
+    std::function<int(const DmDevice&, std::uint64_t begin, std::uint64_t end)> discard;
     std::function<void()> damage_superblock;
     std::function<void()> grow_metadata;  // Twice as large.
+    std::function<void()> fail_metadata_writes;
+    std::function<void()> lose_metadata;  // They cannot be read, either.
+    std::function<void()> heal_metadata;
 };
 
 struct ConformanceCase {

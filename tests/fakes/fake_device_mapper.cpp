@@ -34,12 +34,12 @@ std::string status_text(const FakeKernel& kernel, const FakePool& pool, const Th
     const auto& core = pool.core;
     return fmt::format(
         "{} {}/{} {}/{} {} {} {} {} {} 1024", core.transaction_id, kernel.used_metadata_blocks + core.thins.size(),
-        pool.total_metadata_blocks, core.used_data_blocks(), core.data_blocks,
+        pool.core.metadata_blocks, core.used_data_blocks(), core.data_blocks,
         core.held_root != 0 ? std::to_string(core.held_root) : "-", to_string(pool.mode),
         table.ignore_discard     ? "ignore_discard"
         : table.discard_passdown ? "discard_passdown"
                                  : "no_discard_passdown",
-        table.error_if_no_space ? "error_if_no_space" : "queue_if_no_space", core.needs_check ? "needs_check" : "-");
+        pool.error_if_no_space ? "error_if_no_space" : "queue_if_no_space", core.needs_check ? "needs_check" : "-");
 }
 
 }  // namespace
@@ -74,7 +74,11 @@ Result<std::vector<DmInfo>> FakeDeviceMapper::list(std::string_view uuid_prefix)
 Result<DmTable> FakeDeviceMapper::targets(const DmDevice& device) {
     const dev_t number = kernel_.number_of(device);
     if (number == 0 || !kernel_.devices.at(number).live) return DmTable{};
-    return DmTable{kernel_.devices.at(number).live->target};
+    DmTarget target = kernel_.devices.at(number).live->target;
+    const FakePool* pool = kernel_.pool_of(device);
+    if (pool != nullptr && pool->mode == PoolMode::fail)
+        target.parameters = "Fail";  // Of a thin; a pool tells its own.
+    return DmTable{target};
 }
 
 Result<std::optional<DmTarget>> FakeDeviceMapper::status(const DmDevice& device) {
@@ -92,10 +96,13 @@ Result<std::optional<DmTarget>> FakeDeviceMapper::status(const DmDevice& device)
 std::string FakeDeviceMapper::thin_status_text(const DmDevice& device, const std::string& table) const {
     const FakePool* pool = kernel_.pool_of(device);
     if (pool == nullptr || pool->mode == PoolMode::fail) return "Fail";
-    const auto thin = pool->core.thins.find(parse_thin_table(table)->thin_id);
-    const std::uint64_t blocks = thin == pool->core.thins.end() ? 0 : thin->second.mapped_blocks;
-    const std::uint64_t sectors = blocks * pool->core.block_sectors;
-    return blocks == 0 ? "0 -" : std::to_string(sectors) + " " + std::to_string(sectors - 1);
+    const std::uint32_t thin_id = parse_thin_table(table)->thin_id;
+    const auto thin = pool->core.thins.find(thin_id);
+    if (thin == pool->core.thins.end()) return "Error";
+    const auto counted = pool->counted_blocks.find(thin_id);
+    const std::uint64_t blocks = counted == pool->counted_blocks.end() ? thin->second.blocks.size() : counted->second;
+    const std::uint64_t end = thin->second.blocks.end() * pool->core.block_sectors;
+    return fmt::format("{} {}", blocks * pool->core.block_sectors, end == 0 ? "-" : std::to_string(end - 1));
 }
 
 int FakeDeviceMapper::create(const DmDevice& device, dev_t* number) {
@@ -141,6 +148,7 @@ int FakeDeviceMapper::load_pool(dev_t number, DmTarget& target) {
     }
     FakeMetadata& disk = kernel_.media.at(metadata->medium).metadata;
     const bool loaded = kernel_.pools.contains(number);
+    if (loaded && kernel_.pools.at(number).mode == PoolMode::fail) return EINVAL;
     if (!loaded && disk.damaged) return EILSEQ;
     if (!loaded && disk.load_error != 0) return disk.load_error;
     // A pool that is there already does not compare the size of its blocks with a new table's.
@@ -148,12 +156,12 @@ int FakeDeviceMapper::load_pool(dev_t number, DmTarget& target) {
     // Once the device is there, that is found out at its resume.
     if (!kernel_.devices.at(number).added && target.sectors > kernel_.media.at(data->medium).sectors) return EINVAL;
     if (!disk.formatted) disk = {.formatted = true, .block_sectors = table->block_sectors};
+    if (disk.metadata_blocks == 0) disk.metadata_blocks = kernel_.media.at(metadata->medium).sectors / 8;
     if (!loaded) {
         kernel_.pools[number] = {.medium = metadata->medium,
                                  .data_medium = data->medium,
                                  .core = disk,
-                                 .mode = disk.needs_check || table->read_only ? PoolMode::ro : PoolMode::rw,
-                                 .total_metadata_blocks = kernel_.media.at(metadata->medium).sectors / 8};
+                                 .mode = disk.needs_check || table->read_only ? PoolMode::ro : PoolMode::rw};
     }
     table->metadata_device = device_number(metadata->number);
     table->data_device = device_number(data->number);
@@ -184,8 +192,16 @@ int FakeDeviceMapper::suspend(const DmDevice& device, SuspendMode mode) {
     kernel_.effect(std::string(mode == SuspendMode::freeze ? "suspend " : "suspend_no_flush ") + device.name);
     const dev_t number = kernel_.number_of(device);
     if (number == 0) return ENXIO;
-    kernel_.devices.at(number).suspended = true;  // 0 also if it was: there is no count.
+    suspend(number);
     return 0;
+}
+
+// There is no count. A pool commits.
+void FakeDeviceMapper::suspend(dev_t number) {
+    FakeDmDevice& found = kernel_.devices.at(number);
+    const auto pool = kernel_.pools.find(number);
+    if (!found.suspended && found.live && pool != kernel_.pools.end()) kernel_.commit(pool->second);
+    found.suspended = true;
 }
 
 bool FakeDeviceMapper::fits(const FakeDmDevice::Table& table) const {
@@ -200,68 +216,53 @@ int FakeDeviceMapper::resume(const DmDevice& device) {
     if (number == 0) return ENXIO;
     FakeDmDevice& found = kernel_.devices.at(number);
     if (kernel_.resume_fails.contains(found.device.uuid)) return EIO;
-    const bool had_table = found.live.has_value();
-    if (found.inactive && !fits(*found.inactive)) {
-        found.inactive.reset();
-        found.suspended = true;  // Suspended for its new table, and then left so.
-        return EINVAL;
-    }
     if (found.inactive) {
-        found.live = std::move(found.inactive);
-        found.inactive.reset();
-        const auto pool = kernel_.pools.find(number);
-        if (pool != kernel_.pools.end()) {
+        suspend(number);  // For its new table; and it is left so if that is refused.
+        const FakeDmDevice::Table table = *std::exchange(found.inactive, std::nullopt);
+        if (!fits(table)) return EINVAL;
+        found.live = table;
+        if (const auto pool = kernel_.pools.find(number); pool != kernel_.pools.end()) {
             // Whatever the new table says of its blocks: they are what they were.
-            auto table = parse_thin_pool_table(found.live->target.parameters).value();
-            table.block_sectors = pool->second.core.block_sectors;
-            found.live->target.parameters = make_thin_pool_table(table) + " ";
-            if (!grow_data(pool->second, found.live->target.sectors / table.block_sectors)) {
-                found.suspended = true;
-                return EINVAL;
-            }
-            write_waiting(pool->second, table.error_if_no_space);
-            if (!had_table && pool->second.mode == PoolMode::rw) kernel_.commit(pool->second);
+            auto pool_table = parse_thin_pool_table(found.live->target.parameters).value();
+            pool_table.block_sectors = pool->second.core.block_sectors;
+            found.live->target.parameters = make_thin_pool_table(pool_table) + " ";
+            bind(pool->second, pool_table);
         }
     }
-    if (found.suspended && !found.live) return EINVAL;
+    if (!found.suspended) return 0;
+    if (!found.live) return EINVAL;
+    if (const auto pool = kernel_.pools.find(number); pool != kernel_.pools.end()) {
+        if (!grow(pool->second, found.live->target.sectors / pool->second.core.block_sectors)) return EINVAL;
+    }
     found.suspended = false;
-    if (const auto pool = kernel_.pools.find(number); pool != kernel_.pools.end()) grow_metadata(pool->second);
     return 0;
 }
 
-// A table that is shorter than the metadata's data is refused ("pool target too small"). With needs_check, or loaded
-// read-only, nothing is taken up.
-bool FakeDeviceMapper::grow_data(FakePool& pool, std::uint64_t blocks) {
-    if (blocks < pool.core.data_blocks) return false;
-    if (pool.core.needs_check || blocks == pool.core.data_blocks) return true;
-    const bool first = pool.core.data_blocks == 0;
-    pool.core.data_blocks = blocks;
-    if (first) return true;
-    if (pool.mode == PoolMode::out_of_data_space) pool.mode = PoolMode::rw;
-    kernel_.commit(pool);
-    return true;
+// A new table lets a pool try anew, unless its metadata are to be checked first.
+void FakeDeviceMapper::bind(FakePool& pool, const ThinPoolTable& table) {
+    pool.error_if_no_space = table.error_if_no_space;
+    if (pool.mode == PoolMode::fail) return;
+    if (table.read_only || (pool.core.needs_check && pool.mode == PoolMode::rw)) pool.mode = PoolMode::ro;
+    if (!table.read_only && !pool.core.needs_check) pool.mode = PoolMode::rw;
 }
 
-// Those who waited for room write now; or get an error, if the new table does not let them wait.
-void FakeDeviceMapper::write_waiting(FakePool& pool, bool error_if_no_space) {
-    for (auto& [thin_id, blocks] : pool.waiting) {
-        const std::uint64_t free = pool.core.data_blocks - pool.core.used_data_blocks();
-        const std::uint64_t written = std::min(free, blocks);
-        pool.core.thins.at(thin_id).mapped_blocks += written;
-        blocks -= written;
-        if (blocks > 0) pool.mode = PoolMode::out_of_data_space;
-        if (error_if_no_space) kernel_.refused_writes += std::exchange(blocks, 0);
+// At each resume the kernel looks how long the table is, and how large the metadata's device. A table that is shorter
+// than the metadata's data is refused ("pool target too small"). With needs_check, or loaded read-only, nothing is
+// taken up.
+bool FakeDeviceMapper::grow(FakePool& pool, std::uint64_t data_blocks) {
+    if (pool.mode == PoolMode::fail) return true;
+    if (data_blocks < pool.core.data_blocks) return false;
+    const std::uint64_t metadata_blocks = kernel_.media.at(pool.medium).sectors / 8;
+    const bool more_metadata = metadata_blocks > pool.core.metadata_blocks;
+    if (more_metadata && pool.mode == PoolMode::ro && !pool.core.needs_check) pool.mode = PoolMode::rw;
+    if (writable(pool) && (more_metadata || data_blocks > pool.core.data_blocks)) {
+        pool.core.data_blocks = data_blocks;
+        pool.core.metadata_blocks = metadata_blocks;
+        pool.in_service = true;
+        kernel_.commit(pool);
     }
-    std::erase_if(pool.waiting, [](const auto& entry) { return entry.second == 0; });
-}
-
-// At each resume the kernel looks how large the metadata's device is.
-void FakeDeviceMapper::grow_metadata(FakePool& pool) {
-    const std::uint64_t blocks = kernel_.media.at(pool.medium).sectors / 8;
-    if (pool.core.needs_check || blocks <= pool.total_metadata_blocks) return;
-    pool.total_metadata_blocks = blocks;
-    if (pool.mode == PoolMode::ro) pool.mode = PoolMode::rw;
-    kernel_.commit(pool);
+    kernel_.write_waiting(pool);
+    return true;
 }
 
 int FakeDeviceMapper::remove(const DmDevice& device) {
@@ -274,7 +275,9 @@ int FakeDeviceMapper::remove(const DmDevice& device) {
     }
     if (kernel_.open_count(number) > 0) return EBUSY;
     if (const auto pool = kernel_.pools.find(number); pool != kernel_.pools.end()) {
-        if (writable(pool->second)) kernel_.commit(pool->second);
+        suspend(number);
+        FakeMetadata& disk = kernel_.media.at(pool->second.medium).metadata;
+        if (kernel_.fail_commits == 0) disk.needs_check |= pool->second.core.needs_check;
         kernel_.pools.erase(pool);
     }
     kernel_.devices.erase(number);
@@ -288,22 +291,12 @@ int FakeDeviceMapper::message(const DmDevice& device, const std::string& text) {
     if (number == 0) return ENXIO;
     const auto pool = kernel_.pools.find(number);
     if (pool == kernel_.pools.end() || !kernel_.devices.at(number).live) return EINVAL;
-    if (!writable(pool->second)) return EOPNOTSUPP;
     const auto words = split(text);
-    const int answer = words.empty() ? EINVAL : pool_message(number, pool->second, words);
+    if (words.empty()) return EINVAL;
+    if (!writable(pool->second)) return EOPNOTSUPP;
+    const int answer = pool_message(number, pool->second, words);
     if (answer == 0) kernel_.commit(pool->second);
     return answer;
-}
-
-bool FakeDeviceMapper::active(dev_t pool, std::uint32_t thin_id) const {
-    for (const auto& [number, device] : kernel_.devices) {
-        for (const auto& table : {device.live, device.inactive}) {
-            if (!table || table->target.type != "thin") continue;
-            const auto thin = parse_thin_table(table->target.parameters);
-            if (thin && thin->pool_device == device_number(pool) && thin->thin_id == thin_id) return true;
-        }
-    }
-    return false;
 }
 
 bool FakeDeviceMapper::runs(dev_t pool, std::uint32_t thin_id) const {
@@ -325,18 +318,24 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
     if (core.leaf_damaged && words[0].starts_with("create_")) return EILSEQ;
     if (words[0] == "create_thin") {
         if (words.size() != 2 || !argument(1)) return EINVAL;
+        pool.in_service = true;
         if (core.thins.contains(thin_id)) return EEXIST;
-        core.thins[thin_id] = {.transaction_id = core.transaction_id, .used_before = deleted.contains(thin_id)};
+        core.thins[thin_id] = {
+            .changed = true, .transaction_id = core.transaction_id, .used_before = deleted.contains(thin_id)};
         return 0;
     }
     if (words[0] == "create_snap") {
         if (words.size() != 3 || !argument(1) || !argument(2)) return EINVAL;
+        pool.in_service = true;
         if (core.thins.contains(thin_id)) return EEXIST;  // Before the origin is looked at.
         const auto origin = core.thins.find(static_cast<std::uint32_t>(*argument(2)));
         if (origin == core.thins.end()) return ENODATA;
         core.time++;
-        core.thins[thin_id] = {.mapped_blocks = origin->second.mapped_blocks,
-                               .born_blocks = origin->second.mapped_blocks,
+        origin->second.snapshotted_time = core.time;
+        origin->second.changed = true;
+        core.thins[thin_id] = {.blocks = origin->second.blocks,
+                               .snapshotted_time = core.time,
+                               .changed = true,
                                .transaction_id = core.transaction_id,
                                .torn = origin->second.torn || runs(number, origin->first),
                                .used_before = deleted.contains(thin_id)};
@@ -344,8 +343,9 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
     }
     if (words[0] == "delete") {
         if (words.size() != 2 || !argument(1)) return EINVAL;
+        pool.in_service = true;
         if (!core.thins.contains(thin_id)) return ENODATA;
-        if (active(number, thin_id)) return EBUSY;
+        if (kernel_.is_open(number, thin_id)) return EBUSY;
         core.thins.erase(thin_id);
         std::erase_if(kernel_.media.at(pool.data_medium).contents,
                       [&](const auto& entry) { return entry.first.first == thin_id; });
@@ -355,18 +355,30 @@ int FakeDeviceMapper::pool_message(dev_t number, FakePool& pool, const std::vect
     if (words[0] == "set_transaction_id") {
         const auto from = argument(1, ~std::uint64_t{0});
         const auto to = argument(2, ~std::uint64_t{0});
-        if (words.size() != 3 || !from || !to || core.transaction_id != *from) return EINVAL;
+        if (words.size() != 3 || !from || !to) return EINVAL;
+        pool.in_service = true;
+        if (core.transaction_id != *from) return EINVAL;
         core.transaction_id = *to;
         return 0;
     }
     if (words.size() != 1) return EINVAL;
     if (words[0] == "reserve_metadata_snap") {
+        // It commits twice; only the first one takes the pool out of service, and only if there was something before.
+        kernel_.commit(pool);
+        if (pool.mode == PoolMode::fail) return EINVAL;
         if (core.held_root != 0) return EBUSY;
+        if (!writable(pool)) return EPERM;
+        pool.in_service = true;
+        if (kernel_.fail_commits > 0) {
+            kernel_.fail_commits--;
+            return EIO;
+        }
         core.held_root = 7;
         core.held_thins = core.thins;
         return 0;
     }
     if (words[0] == "release_metadata_snap") {
+        pool.in_service = true;
         if (core.held_root == 0) return EINVAL;
         core.held_root = 0;
         core.held_thins.clear();

@@ -31,11 +31,10 @@ private:
     int load_thin(DmTarget& target);
     std::string thin_status_text(const DmDevice& device, const std::string& table) const;
     bool pool_suspended(dev_t pool) const;
-    bool active(dev_t pool, std::uint32_t thin_id) const;
     bool fits(const FakeDmDevice::Table& table) const;
-    bool grow_data(FakePool& pool, std::uint64_t blocks);
-    void write_waiting(FakePool& pool, bool error_if_no_space);
-    void grow_metadata(FakePool& pool);
+    void suspend(dev_t number);
+    void bind(FakePool& pool, const ThinPoolTable& table);
+    bool grow(FakePool& pool, std::uint64_t data_blocks);
     bool runs(dev_t pool, std::uint32_t thin_id) const;
     int pool_message(dev_t number, FakePool& pool, const std::vector<std::string>& words);
 

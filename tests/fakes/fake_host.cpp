@@ -23,6 +23,16 @@ bool may_format(const FakeMetadata& metadata, const Overwrite& overwrite) {
     return overwrite.anything || (!metadata.damaged && (!metadata.formatted || unused || own));
 }
 
+std::uint64_t exclusive_blocks(const std::map<std::uint32_t, FakeThin>& thins, std::uint32_t thin_id) {
+    std::vector<const FakeMapping*> others;
+    for (const auto& [id, thin] : thins) {
+        if (id != thin_id) others.push_back(&thin.blocks);
+    }
+    std::vector<const FakeMapping*> all = others;
+    all.push_back(&thins.at(thin_id).blocks);
+    return count_data_blocks(all) - count_data_blocks(others);
+}
+
 }  // namespace
 
 bool FakeHost::claimed(dev_t number) const {
@@ -275,7 +285,7 @@ Result<std::string> FakeHost::mend_metadata(const std::string& from, const std::
     if ((mended.damaged || !mended.formatted) && facts.transaction_id == 0) return std::string("no transaction id");
     if (facts.transaction_id != 0) mended.transaction_id = facts.transaction_id;
     for (const std::uint32_t thin_id : mended.unmendable) mended.thins.erase(thin_id);
-    for (const auto& [thin_id, blocks] : mended.torn) mended.thins.at(thin_id).mapped_blocks = blocks;
+    for (const auto& [thin_id, blocks] : mended.torn) mended.remap(thin_id, blocks);
     mended.unmendable.clear();
     mended.torn.clear();
     mended.formatted = true;
@@ -283,6 +293,7 @@ Result<std::string> FakeHost::mend_metadata(const std::string& from, const std::
     mended.leaf_damaged = false;
     mended.load_error = 0;
     mended.held_root = 0;
+    mended.metadata_blocks = 0;
     medium_of(to).metadata = mended;
     return std::string();
 }
@@ -384,9 +395,8 @@ Result<std::vector<ThinListEntry>> FakeHost::list_thins(const std::string& metad
         if (pool.medium != medium || pool.core.held_root == 0) continue;
         std::vector<ThinListEntry> list;
         for (const auto& [id, thin] : pool.core.held_thins) {
-            list.push_back({.thin_id = id, .mapped_blocks = thin.mapped_blocks, .transaction_id = thin.transaction_id});
-            // As many are shared as it was born with; whether anybody has them still is not modelled.
-            if (sharing == Sharing::counted) list.back().exclusive_blocks = thin.mapped_blocks - thin.born_blocks;
+            list.push_back({.thin_id = id, .mapped_blocks = thin.blocks.size(), .transaction_id = thin.transaction_id});
+            if (sharing == Sharing::counted) list.back().exclusive_blocks = exclusive_blocks(pool.core.held_thins, id);
         }
         return list;
     }
@@ -406,7 +416,12 @@ Result<void> FakeHost::recount_metadata(const schemas::PoolSpec& spec, const Rec
     if (next - 2 != wanted.volumes) return Error{Errc::needs_repair, "the pool has other volumes than the store"};
     copy.thins = std::move(thins);
     copy.time = static_cast<std::uint32_t>(copy.thins.size());
+    for (auto& [id, thin] : copy.thins) {
+        thin.blocks.forget_times();
+        thin.snapshotted_time = copy.time;
+    }
     copy.transaction_id = wanted.transaction_id;
+    copy.metadata_blocks = 0;
     kernel_.effect("use the copy");
     const std::string medium = pair ? kernel_.block(place)->medium : std::string(kMetadataFile);
     kernel_.media.at(medium).metadata = std::move(copy);
@@ -433,7 +448,7 @@ Result<std::vector<ThinListEntry>> FakeHost::list_unloaded_thins(const std::stri
     }
     std::vector<ThinListEntry> list;
     for (const auto& [id, thin] : disk.thins) {
-        list.push_back({.thin_id = id, .mapped_blocks = thin.mapped_blocks, .transaction_id = thin.transaction_id});
+        list.push_back({.thin_id = id, .mapped_blocks = thin.blocks.size(), .transaction_id = thin.transaction_id});
     }
     return list;
 }
@@ -448,14 +463,14 @@ FakePool* FakeHost::thin_at(const std::string& device, std::uint32_t& thin_id) {
     return kernel_.pool_of(found.device);
 }
 
-int FakeHost::discard_range(const std::string& device, std::uint64_t /*offset*/, std::uint64_t length) {
+int FakeHost::discard_range(const std::string& device, std::uint64_t offset, std::uint64_t length) {
     kernel_.effect("discard " + device);
     std::uint32_t thin_id = 0;
     FakePool* pool = thin_at(device, thin_id);
     if (pool == nullptr) return ENXIO;
-    std::uint64_t& mapped = pool->core.thins.at(thin_id).mapped_blocks;
-    mapped -= std::min(mapped, length / kSectorBytes / pool->core.block_sectors);
-    return 0;
+    const std::uint64_t block = std::uint64_t{pool->core.block_sectors} * kSectorBytes;
+    const FakeDmDevice& found = kernel_.devices.at(kernel_.nodes.at(device.substr(device.rfind('/') + 1)));
+    return kernel_.discard(found.device, (offset + block - 1) / block, (offset + length) / block);
 }
 
 int FakeHost::read_range(const std::string& device, std::uint64_t offset, std::string& data) {

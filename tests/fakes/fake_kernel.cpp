@@ -25,10 +25,101 @@ std::set<std::pair<std::string, bool>> device_numbers(const FakeDmDevice& device
 
 }  // namespace
 
+std::optional<FakeMapping::Block> FakeMapping::find(std::uint64_t block) const {
+    auto run = runs_.upper_bound(block);
+    if (run == runs_.begin()) return std::nullopt;
+    --run;
+    const std::uint64_t at = block - run->first;
+    if (at >= run->second.length) return std::nullopt;
+    return Block{run->second.first.data_block + at, run->second.first.time};
+}
+
+void FakeMapping::map(std::uint64_t block, const Run& run) {
+    unmap(block, block + run.length);
+    const auto next = runs_.lower_bound(block);
+    if (next != runs_.begin()) {
+        auto& [begin, before] = *std::prev(next);
+        const bool follows = begin + before.length == block && before.first.time == run.first.time &&
+                             before.first.data_block + before.length == run.first.data_block;
+        if (follows) {
+            before.length += run.length;
+            return;
+        }
+    }
+    runs_[block] = run;
+}
+
+void FakeMapping::unmap(std::uint64_t begin, std::uint64_t end) {
+    const auto split = [&](std::uint64_t at) {
+        auto found = runs_.lower_bound(at);
+        if (found == runs_.begin()) return;
+        auto& [first, run] = *std::prev(found);
+        if (first + run.length <= at) return;
+        const std::uint64_t left = at - first;
+        runs_[at] = {run.length - left, {run.first.data_block + left, run.first.time}};
+        run.length = left;
+    };
+    split(begin);
+    split(end);
+    runs_.erase(runs_.lower_bound(begin), runs_.lower_bound(end));
+}
+
+void FakeMapping::forget_times() {
+    for (auto& [begin, run] : runs_) run.first.time = 0;
+}
+
+std::uint64_t FakeMapping::size() const {
+    std::uint64_t blocks = 0;
+    for (const auto& [begin, run] : runs_) blocks += run.length;
+    return blocks;
+}
+
+std::uint64_t FakeMapping::end() const {
+    return runs_.empty() ? 0 : runs_.rbegin()->first + runs_.rbegin()->second.length;
+}
+
+std::uint64_t count_data_blocks(const std::vector<const FakeMapping*>& mappings) {
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
+    for (const FakeMapping* mapping : mappings) {
+        for (const auto& [begin, run] : mapping->runs()) {
+            ranges.emplace_back(run.first.data_block, run.first.data_block + run.length);
+        }
+    }
+    std::sort(ranges.begin(), ranges.end());
+    std::uint64_t count = 0;
+    std::uint64_t counted_to = 0;
+    for (const auto& [begin, end] : ranges) {
+        if (end <= counted_to) continue;
+        count += end - std::max(begin, counted_to);
+        counted_to = end;
+    }
+    return count;
+}
+
+namespace {
+
+void add_mappings(const FakeMetadata& metadata, std::vector<const FakeMapping*>& mappings) {
+    for (const auto* thins : {&metadata.thins, &metadata.held_thins}) {
+        for (const auto& [id, thin] : *thins) mappings.push_back(&thin.blocks);
+    }
+}
+
+bool is_writable(const FakePool& pool) {
+    return pool.mode == PoolMode::rw || pool.mode == PoolMode::out_of_data_space;
+}
+
+}  // namespace
+
 std::uint64_t FakeMetadata::used_data_blocks() const {
-    std::uint64_t used = 0;
-    for (const auto& [id, thin] : thins) used += thin.mapped_blocks;
-    return used;
+    std::vector<const FakeMapping*> mappings;
+    add_mappings(*this, mappings);
+    return count_data_blocks(mappings);
+}
+
+void FakeMetadata::remap(std::uint32_t thin_id, std::uint64_t blocks) {
+    thins.at(thin_id).blocks = {};
+    if (blocks > 0) thins.at(thin_id).blocks.map(0, {blocks, {next_block, time}});
+    next_block += blocks;
 }
 
 void FakeKernel::add_disk(const std::string& path, std::uint64_t sectors) {
@@ -44,24 +135,86 @@ void FakeKernel::close(const DmDevice& device) {
     devices.at(number_of(device)).openers--;
 }
 
+int FakeKernel::write(const DmDevice& device, std::uint64_t begin, std::uint64_t end) {
+    FakePool* pool = pool_of(device);
+    if (pool == nullptr) return ENXIO;
+    FakeWrite write{thin_id_of(device), begin, end};
+    const int answer = write_blocks(*pool, write);
+    if (answer != ENOSPC || pool->error_if_no_space) return answer;
+    pool->waiting.push_back(write);
+    return 0;
+}
+
 int FakeKernel::write(const DmDevice& device, std::uint64_t count) {
     FakePool* pool = pool_of(device);
     if (pool == nullptr) return ENXIO;
-    const bool full = pool->mode == PoolMode::out_of_data_space;
-    const auto pool_device =
-        std::find_if(pools.begin(), pools.end(), [&](const auto& entry) { return &entry.second == pool; });
-    const auto live = parse_thin_pool_table(devices.at(pool_device->first).live->target.parameters);
-    if (pool->mode != PoolMode::rw && (!full || live->error_if_no_space)) return full ? ENOSPC : EIO;
-    auto& found = devices.at(number_of(device));
-    const std::uint32_t thin_id = parse_thin_table(found.live->target.parameters)->thin_id;
-    const std::uint64_t free = pool->core.data_blocks - pool->core.used_data_blocks();
-    pool->core.thins.at(thin_id).mapped_blocks += std::min(free, count);
-    if (count >= free) pool->mode = PoolMode::out_of_data_space;
-    if (count > free && !live->error_if_no_space) {
-        pool->waiting[thin_id] += count - free;
-        return 0;
+    const std::uint64_t begin = pool->core.thins.at(thin_id_of(device)).blocks.end();
+    return write(device, begin, begin + count);
+}
+
+// Takes from `write` what is done. A pool is full once a block is wanted and there is none, also after a commit. Where
+// there are only some that wait for the next commit, 6.1 does not make one, and calls it full until then.
+int FakeKernel::write_blocks(FakePool& pool, FakeWrite& write) {
+    if (pool.mode == PoolMode::fail) return EIO;
+    const auto all_but = [&](std::uint64_t used) {
+        return pool.core.data_blocks - std::min(pool.core.data_blocks, used);
+    };
+    std::uint64_t free = all_but(pool.core.used_data_blocks());
+    std::uint64_t to_give = all_but(taken_data_blocks(pool));
+    for (; write.begin < write.end; ++write.begin) {
+        const auto thin = pool.core.thins.find(write.thin_id);
+        if (thin == pool.core.thins.end()) return EIO;
+        const auto block = thin->second.blocks.find(write.begin);
+        if (block && block->time >= thin->second.snapshotted_time) continue;
+        if (pool.mode == PoolMode::out_of_data_space) return ENOSPC;
+        if (pool.mode != PoolMode::rw) return EIO;
+        if (free == 0) {
+            if (!commit(pool)) return EIO;
+            free = to_give = all_but(pool.core.used_data_blocks());
+        }
+        if (to_give == 0) {
+            pool.mode = PoolMode::out_of_data_space;
+            return ENOSPC;
+        }
+        thin->second.blocks.map(write.begin, {1, {pool.core.next_block++, pool.core.time}});
+        thin->second.changed = true;
+        pool.in_service = true;
+        --to_give;
+        // It may have been the last to have the old one.
+        free = block ? all_but(pool.core.used_data_blocks()) : free - 1;
     }
-    return count > free ? ENOSPC : 0;
+    return 0;
+}
+
+// Those who waited for room write now; or get an error, if they may wait no longer.
+void FakeKernel::write_waiting(FakePool& pool) {
+    for (FakeWrite write : std::exchange(pool.waiting, {})) {
+        const int answer = write_blocks(pool, write);
+        if (answer == ENOSPC && !pool.error_if_no_space) pool.waiting.push_back(write);
+        if (answer != 0 && (answer != ENOSPC || pool.error_if_no_space)) refused_writes += write.end - write.begin;
+    }
+}
+
+// A pool that cannot write says yes, and does nothing.
+int FakeKernel::discard(const DmDevice& device, std::uint64_t begin, std::uint64_t end) {
+    FakePool* pool = pool_of(device);
+    if (pool == nullptr) return ENXIO;
+    if (pool->mode == PoolMode::fail) return EIO;
+    const auto thin = pool->core.thins.find(thin_id_of(device));
+    if (thin == pool->core.thins.end() || !is_writable(*pool)) return 0;
+    const std::uint64_t before = thin->second.blocks.size();
+    thin->second.blocks.unmap(begin, end);
+    if (thin->second.blocks.size() == before) return 0;
+    thin->second.changed = true;
+    pool->in_service = true;
+    return 0;
+}
+
+std::optional<FakeMapping::Block> FakeKernel::find_block(const DmDevice& device, std::uint64_t block) {
+    const FakePool* pool = pool_of(device);
+    if (pool == nullptr) return std::nullopt;
+    const auto thin = pool->core.thins.find(thin_id_of(device));
+    return thin == pool->core.thins.end() ? std::nullopt : thin->second.blocks.find(block);
 }
 
 void FakeKernel::reboot() {
@@ -106,28 +259,66 @@ const FakeBlockDevice* FakeKernel::block(const std::string& path_or_number) cons
     return nullptr;
 }
 
-// The result is dropped, as pool_message() does. A failed one takes the trees back to the last
-// commit; the id and the clock in memory stay as they are (6.1 does not read them again).
-void FakeKernel::commit(FakePool& pool) {
-    FakeMetadata& disk = media.at(pool.medium).metadata;
-    if (fail_commits > 0) {
+bool FakeKernel::commit(FakePool& pool) {
+    if (!is_writable(pool)) return false;
+    FakeMedium& medium = media.at(pool.medium);
+    if (fail_commits > 0 && pool.in_service) {
         fail_commits--;
-        disk.needs_check = true;
-        const FakeMetadata failed = pool.core;
-        pool.core = disk;
-        pool.core.transaction_id = failed.transaction_id;
-        pool.core.time = failed.time;
-        pool.mode = PoolMode::ro;
-        return;
+        abort(pool);
+        return false;
     }
-    disk = pool.core;
+    for (auto& [id, thin] : pool.core.thins) thin.changed = false;
+    medium.metadata = pool.core;
     if (!has_metadata_space(pool)) pool.mode = PoolMode::ro;
-    const bool space = pool.core.used_data_blocks() < pool.core.data_blocks;
-    if (pool.mode == PoolMode::out_of_data_space && space) pool.mode = PoolMode::rw;
+    if (pool.mode != PoolMode::out_of_data_space || pool.core.used_data_blocks() >= pool.core.data_blocks) return true;
+    pool.mode = PoolMode::rw;
+    write_waiting(pool);
+    return true;
+}
+
+// A commit that failed takes the trees back to the last one; the id and the clock in memory stay as they are (6.1 does
+// not read them again). needs_check is written when the pool is removed.
+void FakeKernel::abort(FakePool& pool) {
+    const FakeMetadata failed = std::move(pool.core);
+    pool.core = media.at(pool.medium).metadata;
+    pool.core.transaction_id = failed.transaction_id;
+    pool.core.time = failed.time;
+    const auto device =
+        std::find_if(pools.begin(), pools.end(), [&](const auto& entry) { return &entry.second == &pool; });
+    for (const auto& [id, thin] : failed.thins) {
+        if (!thin.changed || !pool.core.thins.contains(id) || !is_open(device->first, id)) continue;
+        pool.counted_blocks[id] = thin.blocks.size();
+        pool.core.thins.at(id).snapshotted_time = thin.snapshotted_time;
+    }
+    pool.core.needs_check = !media.at(pool.medium).unreadable;
+    pool.mode = pool.core.needs_check ? PoolMode::ro : PoolMode::fail;
+    write_waiting(pool);
 }
 
 bool FakeKernel::has_metadata_space(const FakePool& pool) const {
-    return used_metadata_blocks + pool.core.thins.size() < pool.total_metadata_blocks;
+    return used_metadata_blocks + pool.core.thins.size() < pool.core.metadata_blocks;
+}
+
+std::uint64_t FakeKernel::taken_data_blocks(const FakePool& pool) const {
+    std::vector<const FakeMapping*> mappings;
+    add_mappings(pool.core, mappings);
+    add_mappings(media.at(pool.medium).metadata, mappings);
+    return count_data_blocks(mappings);
+}
+
+std::uint32_t FakeKernel::thin_id_of(const DmDevice& thin) const {
+    return parse_thin_table(devices.at(number_of(thin)).live->target.parameters)->thin_id;
+}
+
+bool FakeKernel::is_open(dev_t pool, std::uint32_t thin_id) const {
+    for (const auto& [number, device] : devices) {
+        for (const auto* table : {&device.live, &device.inactive}) {
+            if (!*table || (*table)->target.type != "thin") continue;
+            const auto thin = parse_thin_table((*table)->target.parameters);
+            if (thin && thin->pool_device == device_number(pool) && thin->thin_id == thin_id) return true;
+        }
+    }
+    return false;
 }
 
 FakePool* FakeKernel::pool_of(const DmDevice& thin) {

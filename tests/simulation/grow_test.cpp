@@ -35,7 +35,7 @@ std::size_t times_told(World& world, const std::string& type) {
 }
 
 void fill_up_metadata(World& world) {
-    world.kernel.used_metadata_blocks = growing_pool(world).total_metadata_blocks;
+    world.kernel.used_metadata_blocks = growing_pool(world).core.metadata_blocks;
     growing_pool(world).mode = PoolMode::ro;
 }
 
@@ -108,7 +108,7 @@ TEST_CASE("full metadata grow, and what waited for room goes on", "[manager]") {
     make_pool_and_base(world);
     world.run_for(3000);
     world.kernel.used_metadata_blocks =
-        growing_pool(world).total_metadata_blocks - growing_pool(world).core.thins.size() - 1;
+        growing_pool(world).core.metadata_blocks - growing_pool(world).core.thins.size() - 1;
     const std::string waits = world.send_once(create("a", "base"));  // Fills them: what became of it is not known.
     world.run_for(2000);
     fill_up_metadata(world);

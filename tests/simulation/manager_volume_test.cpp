@@ -224,7 +224,7 @@ TEST_CASE("a pool that is full of data takes no creates and carries out removals
     REQUIRE(world.call(create("small", "base")));
     world.run_for(10000);
     FakePool& pool = pool_of(world);
-    pool.core.thins.at(show(world, "a").thin_id).mapped_blocks = pool.core.data_blocks;
+    pool.core.remap(show(world, "a").thin_id, pool.core.data_blocks);
     pool.mode = PoolMode::out_of_data_space;
     world.run_for(3000);
     CHECK(has_finding(world, "data default") == false);
@@ -260,7 +260,7 @@ TEST_CASE("the create that fills the metadata is neither lost nor done twice", "
     world.run_for(10000);
     FakePool& pool = pool_of(world);
     const std::uint64_t roomy = world.kernel.used_metadata_blocks;
-    world.kernel.used_metadata_blocks = pool.total_metadata_blocks - pool.core.thins.size() - 1;
+    world.kernel.used_metadata_blocks = pool.core.metadata_blocks - pool.core.thins.size() - 1;
     CHECK(word(world.ask_once(create("a", "base"), {.request_id = "one", .timeout_ms = 5000})) == "accepted");
     CHECK(thins_of_volumes(world) == 3);
     CHECK_FALSE(exists(world, "a"));
@@ -337,9 +337,9 @@ void create_large(World& world, std::uint64_t mapped_blocks) {
     REQUIRE(world.call(large));
     world.run_for(1000);
     if (world.kernel.pools.empty()) return;  // The power went.
-    auto& thins = pool_of(world).core.thins;
-    const auto thin = thins.find(world.store().find_volume("large")->thin_id);
-    if (thin != thins.end()) thin->second.mapped_blocks = mapped_blocks;
+    FakeMetadata& core = pool_of(world).core;
+    const std::uint32_t thin_id = world.store().find_volume("large")->thin_id;
+    if (core.thins.contains(thin_id)) core.remap(thin_id, mapped_blocks);
 }
 
 }  // namespace

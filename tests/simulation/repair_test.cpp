@@ -301,7 +301,7 @@ TEST_CASE("a repair that would lose volumes, or blocks of them, names them and c
     damage(world, whole ? std::set<std::uint32_t>{thin_id} : std::set<std::uint32_t>{});
     if (!whole) {
         // thin_repair ends with success all the same.
-        metadata_of(world).metadata.thins.at(thin_id).mapped_blocks = 100;
+        metadata_of(world).metadata.remap(thin_id, 100);
         metadata_of(world).metadata.torn[thin_id] = 60;
     }
     world.run_for(20000);

@@ -199,10 +199,10 @@ TEST_CASE("metadata are extended when three quarters are used, and only of a poo
     const bool grows = GENERATE(true, false);
     if (grows) make_growing_pool(world);
     if (!grows) make_limited_pool(world, {});
-    const std::uint64_t before = filling_pool(world).total_metadata_blocks;
+    const std::uint64_t before = filling_pool(world).core.metadata_blocks;
     world.kernel.used_metadata_blocks = before * 3 / 4 + 1;
     world.run_for(3000);
-    CHECK(filling_pool(world).total_metadata_blocks == (grows ? before + before / 4 : before));
+    CHECK(filling_pool(world).core.metadata_blocks == (grows ? before + before / 4 : before));
     CHECK(told_of_space(world, "pool.extended", "metadata").size() == (grows ? 1 : 0));
     REQUIRE(world.call(put("base")));
     check_quiet(world);
@@ -216,7 +216,7 @@ TEST_CASE("below the room that is kept no volume is made, and volumes are remove
         REQUIRE(write_mib(world, 900) == 0);
     }
     SECTION("of metadata") {
-        world.kernel.used_metadata_blocks = filling_pool(world).total_metadata_blocks * 81 / 100;
+        world.kernel.used_metadata_blocks = filling_pool(world).core.metadata_blocks * 81 / 100;
     }
     world.run_for(2000);
     const Answer refused = world.ask_once(create("b", "base"));
@@ -246,9 +246,12 @@ TEST_CASE("each level of filling up is told of once, with when it will be full, 
     CHECK(room_of_pool(world).warnings.front().find("data is 9") == 0);
     CHECK(room_of_pool(world).warnings.front().find("full in") != std::string::npos);
     const auto set_used = [&](std::uint64_t percent) {
-        for (auto& [id, thin] : filling_pool(world).core.thins) thin.mapped_blocks = 0;
-        filling_pool(world).core.thins.rbegin()->second.mapped_blocks =
-            filling_pool(world).core.data_blocks * percent / 100;
+        FakePool& pool = filling_pool(world);
+        const std::uint32_t last = pool.core.thins.rbegin()->first;
+        for (const auto& [id, thin] : pool.core.thins) {
+            pool.core.remap(id, id == last ? pool.core.data_blocks * percent / 100 : 0);
+        }
+        world.kernel.commit(pool);
         world.run_for(2000);
     };
     set_used(94);  // Still above 95 - 3.

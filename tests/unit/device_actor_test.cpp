@@ -848,7 +848,7 @@ TEST_CASE("a growth that dies anywhere is ended by its repetition, and nobody st
         },
         [](Lab& world) {
             CHECK(world.core().core.data_blocks == 2 * kGib / 128);
-            CHECK(world.core().total_metadata_blocks == 65536 / 8);
+            CHECK(world.core().core.metadata_blocks == 65536 / 8);
             CHECK_FALSE(world.suspended(world.pool_device));
             CHECK(world.core().mode == PoolMode::rw);
         });

@@ -19,8 +19,23 @@ TEST_CASE("the fake device-mapper answers as the kernel does", "[device_mapper]"
                                .data_sectors = 131072,
                                .open = [&](const DmDevice& device) { kernel.open(device); },
                                .close = [&](const DmDevice& device) { kernel.close(device); },
+                               .write = [&](const DmDevice& device, std::uint64_t begin,
+                                            std::uint64_t end) { return kernel.write(device, begin, end); },
+                               .discard = [&](const DmDevice& device, std::uint64_t begin,
+                                              std::uint64_t end) { return kernel.discard(device, begin, end); },
                                .damage_superblock = [&] { kernel.media.at("/dev/vda").metadata.damaged = true; },
-                               .grow_metadata = [&] { kernel.media.at("/dev/vda").sectors *= 2; }};
+                               .grow_metadata = [&] { kernel.media.at("/dev/vda").sectors *= 2; },
+                               .fail_metadata_writes = [&] { kernel.fail_commits = ~0U; },
+                               .lose_metadata =
+                                   [&] {
+                                       kernel.fail_commits = ~0U;
+                                       kernel.media.at("/dev/vda").unreadable = true;
+                                   },
+                               .heal_metadata =
+                                   [&] {
+                                       kernel.fail_commits = 0;
+                                       kernel.media.at("/dev/vda").unreadable = false;
+                                   }};
             conformance.run(rig);
             CHECK(kernel.devices.empty());
         }
@@ -44,9 +59,11 @@ TEST_CASE("a failed commit takes the fake pool back and out of service", "[devic
     CHECK_THAT(status(), Catch::Contains("ro") && Catch::Contains("needs_check"));
     CHECK(dm.message(pool, "create_thin 3") == EOPNOTSUPP);
     CHECK(kernel.pools.begin()->second.core.thins.size() == 1);
-    kernel.reboot();
-    CHECK(kernel.media.at("/dev/vda").metadata.thins.size() == 1);
-    CHECK(kernel.media.at("/dev/vda").metadata.needs_check);
+    const FakeMetadata& disk = kernel.media.at("/dev/vda").metadata;
+    CHECK(disk.thins.size() == 1);
+    CHECK_FALSE(disk.needs_check);  // A power cut would leave nothing of it.
+    REQUIRE(dm.remove(pool) == 0);
+    CHECK(disk.needs_check);
 }
 
 TEST_CASE("a fake pool full of data still commits, one full of metadata answers no more", "[device_mapper]") {
