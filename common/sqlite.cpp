@@ -138,7 +138,8 @@ Result<void> Database::prepare_file(const std::string& file) {
     }
     const auto value_of = [&](const char* pragma) {
         Query pragma_query = query(pragma);
-        return pragma_query.next() ? pragma_query.text(0) : std::string();
+        pragma_query.next();
+        return pragma_query.text(0);
     };
     if (value_of("PRAGMA journal_mode") != "wal" || value_of("PRAGMA synchronous") != "2" ||
         value_of("PRAGMA foreign_keys") != "1") {
@@ -158,7 +159,8 @@ Result<void> Database::prepare_file(const std::string& file) {
 std::string Database::find_damage() {
     try {
         Query check = query("PRAGMA quick_check(1)");
-        const std::string found = check.next() ? check.text(0) : "no answer";
+        check.next();
+        const std::string found = check.text(0);
         return found == "ok" ? "" : found;
     } catch (const StoreFailure& failure) {
         return failure.what();
@@ -197,7 +199,8 @@ std::vector<std::string> Database::tables() {
 std::uint64_t Database::size_bytes() {
     const auto number = [&](const char* pragma) {
         Query query = this->query(pragma);
-        return query.next() ? query.uinteger(0) : 0;
+        query.next();
+        return query.uinteger(0);
     };
     return number("PRAGMA page_count") * number("PRAGMA page_size");
 }

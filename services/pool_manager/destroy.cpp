@@ -32,9 +32,7 @@ Task<std::string> PoolManager::stop_pool(Operation& operation, schemas::PoolStop
     operation.subject = pool_row_->name;
     Result<void> away = co_await put_away_unleased(operation);
     if (!away) co_return away.error();
-    Result<schemas::PoolStatus::Reply> reply = pool_status({});
-    if (!reply) co_return reply.error();
-    co_return encode(*reply);
+    co_return encode(describe_pool());
 }
 
 Task<std::string> PoolManager::check_pool(Operation& operation, schemas::PoolCheck /*request*/) {

@@ -302,7 +302,7 @@ bool PoolManager::may_activate_ahead(const VolumeRow& row) const {
                                     [](const auto& entry) { return entry.second.idle_since_ms != 0; });
     const auto begun = std::count_if(operations_.begin(), operations_.end(),
                                      [](const auto& entry) { return entry.second->type == "activate_ahead"; });
-    return static_cast<std::size_t>(idle + begun) < options_.max_idle_devices && row.fs != "none" && row.name;
+    return static_cast<std::size_t>(idle + begun) < options_.max_idle_devices && row.fs != "none";
 }
 
 // The actor has answered to `key` and goes on. The caller holds the pool shared; what it is at the thin is
@@ -322,9 +322,10 @@ Task<std::string> PoolManager::activation_ahead(CommandKey key, VolumeRow row, N
         co_return "";
     }
     const auto reply = decode_as<schemas::Activate::Reply>(std::string_view(*outcome.body));
-    if (!reply || reply->error_number != 0) maybe_active(thin_id);
-    if (!reply) co_return reply.error();
-    if (reply->error_number != 0) co_return "";  // The next get is told why.
+    if (!reply || reply->error_number != 0) {
+        maybe_active(thin_id);
+        co_return "";  // The next get is told why.
+    }
     devices_[thin_id] = Device{.path = reply->path, .size_sectors = row.size_sectors};
     now_idle(thin_id);
     co_return "";

@@ -161,9 +161,7 @@ Task<std::string> PoolManager::carry_out_grow(Operation& operation, schemas::Poo
     next_repair_ms_ = now_.monotonic_ms;  // What it failed for, again and again, may be over.
     schemas::PoolGrow::Reply reply;
     reply.changed = pool_row_->spec.data_sectors + pool_row_->spec.metadata_sectors > before;
-    Result<schemas::PoolStatus::Reply> pool = pool_status({});
-    if (!pool) co_return pool.error();
-    reply.pool = std::move(*pool);
+    reply.pool = describe_pool();
     co_return encode(reply);
 }
 

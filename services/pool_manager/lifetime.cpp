@@ -117,9 +117,7 @@ Task<std::string> PoolManager::carry_out_rewind(Operation& operation, schemas::P
     }
     if (!rewound) {
         store_.delete_operation(operation.number);
-        if (!operation.request_id.empty())
-            store_.set_reply(operation.request_id, operation.digest,
-                             error_frame(operation.request_id, rewound.error()));
+        store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, rewound.error()));
         keep();
         operation.recorded = false;
         co_return rewound.error();

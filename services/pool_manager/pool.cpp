@@ -281,9 +281,7 @@ Task<std::string> PoolManager::carry_out_create_pool(Operation& operation, schem
     event("pool.created", pool_row_->name, {{"uuid", pool_row_->spec.pool.uuid}, {"backing", pool_row_->spec.backing}});
     spdlog::info("pool created name={} uuid={} backing={}", pool_row_->name, pool_row_->spec.pool.uuid,
                  pool_row_->spec.backing);
-    Result<schemas::PoolStatus::Reply> reply = pool_status({});
-    if (!reply) co_return reply.error();
-    co_return encode(*reply);
+    co_return encode(describe_pool());
 }
 
 // At once: nobody else can have anything in it yet. It leaves nothing, so a failure that may pass can be tried again,
@@ -407,9 +405,7 @@ Task<std::string> PoolManager::start_pool_request(Operation& operation, schemas:
         started = co_await start_pool(operation);
     }
     if (!started) co_return started.error();
-    Result<schemas::PoolStatus::Reply> reply = pool_status({});
-    if (!reply) co_return reply.error();
-    co_return encode(*reply);
+    co_return encode(describe_pool());
 }
 
 Task<void> PoolManager::start_pool(Operation& operation) {

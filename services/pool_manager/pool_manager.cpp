@@ -224,13 +224,17 @@ void PoolManager::join_or_begin(const std::string& peer, const schemas::Request&
 }
 
 PoolManager::Operation& PoolManager::new_operation(std::string type, std::string subject) {
-    if (next_operation_ >= operations_reserved_below_) reserve_operations();
-    const std::uint64_t number = next_operation_++;
+    const std::uint64_t number = take_operation_number();
     auto operation = std::make_unique<Operation>(number, ready_);
     operation->type = std::move(type);
     operation->subject = std::move(subject);
     operation->started_ms = now_.monotonic_ms;
     return *operations_.emplace(number, std::move(operation)).first->second;
+}
+
+std::uint64_t PoolManager::take_operation_number() {
+    if (next_operation_ >= operations_reserved_below_) reserve_operations();
+    return next_operation_++;
 }
 
 void PoolManager::reserve_operations() {
@@ -306,14 +310,12 @@ void PoolManager::add_waiter(Operation& operation, const std::string& peer, std:
     operation.waiters.push_back({peer, waiter, deadline_ms, timer});
 }
 
-// `accepted` and `timed_out` answer the wait, not the operation: it goes on.
+// `accepted` and `timed_out` answer the wait, not the operation: it goes on. (Who is answered has no deadline any
+// more.)
 void PoolManager::on_deadline(std::uint64_t number, std::uint64_t waiter) {
-    const auto found = operations_.find(number);
-    if (found == operations_.end()) return;
-    Operation& operation = *found->second;
+    Operation& operation = *operations_.at(number);
     const auto waiting = std::find_if(operation.waiters.begin(), operation.waiters.end(),
                                       [&](const Waiter& entry) { return entry.id == waiter; });
-    if (waiting == operation.waiters.end()) return;
     waiting->deadline.reset();
     if (operation.waits_for_place) {
         operation.gives_up = true;

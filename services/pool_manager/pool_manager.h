@@ -235,6 +235,7 @@ private:
     void add_waiter(Operation& operation, const std::string& peer, std::uint32_t timeout_ms);
     void on_deadline(std::uint64_t operation, std::uint64_t waiter);
     void reply(const std::string& peer, const std::string& request_id, std::string frame);
+    std::uint64_t take_operation_number();
     void reserve_operations();
     void reply_error(const std::string& peer, const std::string& request_id, const Error& error);
     void run_ready();
@@ -551,6 +552,7 @@ private:
 
     // queries.cpp
     Result<schemas::PoolStatus::Reply> pool_status(const schemas::PoolStatus& request);
+    schemas::PoolStatus::Reply describe_pool();
     Result<schemas::VolumeExists::Reply> exists(const schemas::VolumeExists& request);
     Result<schemas::Volume> show(const schemas::VolumeShow& request);
     Result<schemas::VolumeList::Reply> list(const schemas::VolumeList& request);

@@ -140,6 +140,10 @@ Task<std::string> PoolManager::wait_for_operation(Operation& operation, schemas:
 }
 
 Result<schemas::PoolStatus::Reply> PoolManager::pool_status(const schemas::PoolStatus& /*request*/) {
+    return describe_pool();
+}
+
+schemas::PoolStatus::Reply PoolManager::describe_pool() {
     schemas::PoolStatus::Reply reply;
     reply.state = "none";
     if (!pool_row_) return reply;
@@ -207,7 +211,7 @@ Result<schemas::SystemStatus::Reply> PoolManager::status(const schemas::SystemSt
     reply.uptime_ms = static_cast<std::uint64_t>(now_.monotonic_ms - started_.monotonic_ms);
     reply.event_seq = store_.last_event_seq();
     reply.actors = actors_.report(now_.monotonic_ms);
-    reply.pool = TRY(pool_status({}));
+    reply.pool = describe_pool();
     reply.leases = store_.count_leases();
     reply.operations = count_operations(Role::request);
     reply.behind_reply = count_operations(Role::behind);

@@ -47,7 +47,7 @@ schemas::QuotaUse PoolManager::quota_use(const std::string& label, std::uint64_t
 
 // Whether so much more may be promised to a volume with these labels.
 Result<void> PoolManager::check_quota(const schemas::Labels& labels, std::uint64_t more_bytes) {
-    if (pool_row_->limits.quotas.empty() || more_bytes == 0) return {};
+    if (pool_row_->limits.quotas.empty()) return {};
     for (const auto& [key, value] : labels) {
         const std::string label = key + "=" + value;
         const auto quota = pool_row_->limits.quotas.find(label);

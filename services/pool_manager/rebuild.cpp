@@ -72,9 +72,7 @@ Task<std::string> PoolManager::rebuild_pool(Operation& operation, schemas::PoolR
         pool_.loaded = false;
         co_return rebuilt.error();
     }
-    Result<schemas::PoolStatus::Reply> status = pool_status({});
-    if (!status) co_return status.error();
-    reply.pool = *status;
+    reply.pool = describe_pool();
     co_return encode(reply);
 }
 
@@ -259,8 +257,7 @@ void PoolManager::write_rebuilt(const RebuildPlan& plan) {
     for (const VolumeRow& row : plan.rows) {
         store_.insert_volume(row);
         if (row.state != "removing") continue;
-        if (next_operation_ >= operations_reserved_below_) reserve_operations();
-        store_.insert_operation({next_operation_++, OperationType::remove, row.thin_id, "", ""});
+        store_.insert_operation({take_operation_number(), OperationType::remove, row.thin_id, "", ""});
     }
     for (const std::uint32_t thin_id : plan.foreign) {
         store_.quarantine(thin_id, "was in the pool when the store was made anew");

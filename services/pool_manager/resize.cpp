@@ -138,9 +138,7 @@ Task<void> PoolManager::grow_device(Operation& operation, VolumeRow row) {
 // The size stays; that its device or file system does not have it yet is the answer.
 void PoolManager::end_resize(Operation& operation, const Error& error) {
     store_.delete_operation(operation.number);
-    if (!operation.request_id.empty()) {
-        store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
-    }
+    store_.set_reply(operation.request_id, operation.digest, error_frame(operation.request_id, error));
 }
 
 }  // namespace cowslip

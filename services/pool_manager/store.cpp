@@ -1,5 +1,6 @@
 #include "services/pool_manager/store.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <ctime>
@@ -25,10 +26,11 @@ constexpr const char* kVolumeColumns =
 
 constexpr const char* kCountReady = "SELECT count(*) FROM volume WHERE name IS NOT NULL AND state = 'ready'";
 
-// The only column of the only row.
+// The only column of the only row, which there always is.
 std::int64_t number_of(Database& database, const char* sql) {
     Query query = database.query(sql);
-    return query.next() ? query.integer(0) : 0;
+    query.next();
+    return query.integer(0);
 }
 
 VolumeRow read_volume(const Query& row) {
@@ -67,11 +69,10 @@ LeaseRow read_lease(const Query& row, int first) {
 constexpr std::array<std::string_view, 8> kOperationTypes = {"create", "template", "remove", "create_pool",
                                                              "rewind", "grow",     "resize", "destroy_pool"};
 
+// The schema's CHECK allows no other word.
 OperationType parse_operation_type(std::string_view word) {
-    for (std::size_t i = 0; i < kOperationTypes.size(); ++i) {
-        if (kOperationTypes.at(i) == word) return static_cast<OperationType>(i);
-    }
-    return OperationType::remove;  // The schema's CHECK allows no other word.
+    const auto found = std::find(kOperationTypes.begin(), kOperationTypes.end(), word);
+    return static_cast<OperationType>(found - kOperationTypes.begin());
 }
 
 }  // namespace

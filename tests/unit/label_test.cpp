@@ -2,6 +2,9 @@
 
 #include <catch2/catch.hpp>
 
+#include "common/block_frame.h"
+#include "common/compress.h"
+
 namespace cowslip {
 namespace {
 
@@ -120,6 +123,25 @@ TEST_CASE("a head keeps as much of the quarantine as there is room for, and says
     CHECK(find_backups(ring, head.pool_uuid).front().head.quarantined.size() > 500);
     head.chunk_bytes.assign(5000, kFrameBlockBytes);
     CHECK_FALSE(make_backup_head(1, head));
+}
+
+TEST_CASE("frames that are whole and say nothing that is known are none", "[label]") {
+    const std::string ours(32, 'a');
+    const std::string nonsense = encode(7);
+    const std::string slots = encode_label(example_label("fast"));
+    CHECK(newest_label(make_frame(FrameKind::label, {9, nonsense}) + slots.substr(kFrameBlockBytes))->name == "fast");
+    Ring ring;
+    ring.bytes.replace(backup_head_offset(1), kFrameBlockBytes, make_frame(FrameKind::backup_head, {1, nonsense}));
+    CHECK(find_backups(ring.bytes, ours).empty());
+    for (const std::uint32_t bytes : std::vector<std::uint32_t>{0, kFrameBlockBytes + 1, 1U << 20U}) {
+        BackupHead head;
+        head.pool_uuid = ours;
+        head.chunk_bytes = {bytes};
+        ring.bytes.replace(backup_head_offset(2), kFrameBlockBytes, *make_backup_head(2, head));
+        CHECK(find_backups(ring.bytes, ours).empty());
+    }
+    CHECK_FALSE(parse_backup_chunk(3, make_frame(FrameKind::backup_chunk, {3, "not compressed"})));
+    CHECK_FALSE(parse_backup_chunk(3, make_frame(FrameKind::backup_chunk, {3, compress(nonsense)})));
 }
 
 }  // namespace cowslip

@@ -105,4 +105,21 @@ TEST_CASE("a death at any step of a restore leaves the old store or the new one 
     CHECK(new_ones > 4);
 }
 
+TEST_CASE("a restore that cannot put a file where it belongs says so, and the old store stays", "[store][restore]") {
+    const TemporaryFolder folder;
+    CHECK_FALSE(stage_store(folder / "absent", "new"));
+    std::ofstream(folder / "store.db") << "old";
+    REQUIRE(stage_store(folder.path(), "new"));
+    SECTION("its log cannot be put away") {
+        std::filesystem::create_directory(folder / "store.db-wal");
+    }
+    SECTION("it cannot be kept") {
+        std::filesystem::remove(folder / "store.db");
+        std::filesystem::create_directory(folder / "store.db");
+    }
+    CHECK_FALSE(finish_restore(folder.path()));
+    CHECK(is_there(folder / "store.db"));
+    CHECK(text_of(folder / "store.db.new") == "new");
+}
+
 }  // namespace cowslip

@@ -438,4 +438,86 @@ TEST_CASE("a disk that is full at any statement of a turn voids the whole turn",
     CHECK(failures >= 4);
 }
 
+TEST_CASE("what nobody can read in a row of the store is as if it were not there", "[store]") {
+    const TemporaryFolder folder;
+    const std::string file = folder / "store.db";
+    {
+        Store store = open_store(file);
+        store.insert_pool(some_pool());
+        store.insert_volume(some_volume(2, "a"));
+        store.append_event("volume.created", "a", {{"k", "v"}});
+        store.commit();
+    }
+    {
+        auto database = Database::open(file);
+        REQUIRE(database);
+        check_ok(database->execute(
+            "UPDATE volume SET labels = x'c1'; UPDATE pool SET spec = x'c1', limits = x'c1'; UPDATE event SET body = "
+            "x'c1'"));
+    }
+    Store store = open_store(file);
+    CHECK(store.find_volume("a")->labels.empty());
+    CHECK(store.pool()->name == "default");
+    CHECK(store.pool()->spec.pool.uuid.empty());
+    CHECK(store.events_since(0, 10).front().body.empty());
+    CHECK(store.labelled_bytes("k", "v") == 0);
+    store.set_size(77, 4096);  // No volume's: nothing is counted.
+    CHECK(store.labelled_bytes("k", "v") == 0);
+}
+
+TEST_CASE("a store that does not say whose it is, is told from one that does", "[store]") {
+    const TemporaryFolder folder;
+    open_store(folder / "store.db");
+    auto database = Database::open(folder / "store.db");
+    REQUIRE(database);
+    CHECK(Store::describe(*database));
+    check_ok(database->execute("DELETE FROM host"));
+    CHECK(Store::describe(*database).error().code == Errc::needs_repair);
+}
+
+TEST_CASE("a value of another type than its column's is refused, and its turn goes on", "[store]") {
+    const TemporaryFolder folder;
+    auto database = Database::open(folder / "database");
+    REQUIRE(database);
+    check_ok(database->execute("CREATE TABLE line (number INTEGER PRIMARY KEY)"));
+    CHECK_THROWS_AS(database->query("INSERT INTO line VALUES (?)").bind("seven").run(), StoreRefusal);
+    database->rollback_savepoint();
+    database->query("INSERT INTO line VALUES (?)").bind(std::int64_t{7}).run();
+    CHECK(database->commit());
+    CHECK(number(*database, "SELECT number FROM line") == 7);
+}
+
+TEST_CASE("a database that keeps no log, or has no place, is none for a store", "[store]") {
+    const TemporaryFolder folder;
+    CHECK_THAT(Database::open(":memory:").error().message, Catch::Contains("WAL"));
+    CHECK_FALSE(Database::open(folder / "absent/database"));
+    CHECK_FALSE(Database::open(std::string(600, 'a')));
+    auto database = Database::open(folder / "database");
+    REQUIRE(database);
+    CHECK_FALSE(database->find_damage_of("no \"table").empty());
+    check_ok(database->execute("CREATE TABLE line (text TEXT); PRAGMA max_page_count=2"));
+    const auto full = database->execute(fmt::format("INSERT INTO line VALUES ('{}')", std::string(100000, 'x')));
+    REQUIRE_FALSE(full);
+    CHECK(full.error().code == Errc::no_space);
+}
+
+TEST_CASE("a database is copied on a disk, and not over a file that is none or without a folder", "[store]") {
+    const TemporaryFolder folder;
+    auto database = Database::open(folder / "database");
+    REQUIRE(database);
+    check_ok(database->execute("CREATE TABLE line (text TEXT); INSERT INTO line VALUES ('a')"));
+    {
+        auto copy = DatabaseCopy::begin(*database, folder / "copy", {});
+        REQUIRE(copy);
+        for (auto done = copy->copy_pages(1); !*done; done = copy->copy_pages(1)) REQUIRE(done);
+    }
+    auto copied = Database::open(folder / "copy");
+    REQUIRE(copied);
+    CHECK(number(*copied, "SELECT count(*) FROM line") == 1);
+    CHECK_FALSE(DatabaseCopy::begin(*database, folder / "absent/copy", {}));
+    std::ofstream(folder / "text") << std::string(8192, 'x');
+    auto over = DatabaseCopy::begin(*database, folder / "text", {});
+    CHECK((!over || !over->copy_pages(100)));
+}
+
 }  // namespace cowslip

@@ -47,6 +47,18 @@ const std::vector<VerdictCase> kVerdictCases = {
      [](Seen& seen) {
          seen.thins->push_back({4, kOurs + 6});
      }},
+    {"a volume whose birth is not known yet is in the pool", PoolVerdict::normal,
+     [](Seen& seen) { seen.rows.at(0).born_max = 0; }},
+    {"a transaction id with more bits than ours", PoolVerdict::foreign_pool,
+     [](Seen& seen) {
+         seen.transaction_id = std::uint64_t{1} << 60U;
+         seen.thins = Thins{{2, 3}};
+     }},
+    {"a transaction id of no generation", PoolVerdict::foreign_pool,
+     [](Seen& seen) {
+         seen.transaction_id = kOthers;
+         seen.thins = Thins{{2, 3}};
+     }},
     {"a quarantined id is there", PoolVerdict::normal,
      [](Seen& seen) {
          seen.thins->push_back({9, 1});

@@ -148,4 +148,36 @@ TEST_CASE("a finding about what is worked on is kept as it is", "[views]") {
     CHECK_FALSE(views.can_tell(FindingKind::frozen, "b"));  // Not found by comparing.
 }
 
+TEST_CASE("a device without a table is no lease's, and is neither too small nor suspended", "[views]") {
+    Views views = in_order();
+    views.kernel.devices[7].live_table = false;
+    views.kernel.devices[7].suspended = true;
+    views.kernel.devices[7].size_sectors = 1;
+    CHECK(words(views) == std::vector<std::string>{"broken-lease a"});
+}
+
+TEST_CASE("a mount of a volume that is attached, or of a life that has no row, is a stray", "[views]") {
+    Views views = in_order();
+    views.before.leases[7].mode = "attached_rw";
+    views.after = views.before;
+    CHECK(words(views) == std::vector<std::string>{"stray-mount a"});
+    views = in_order();
+    views.kernel.devices[8] = views.kernel.devices[7];
+    views.kernel.devices[8].thin_id = 8;
+    views.kernel.mounts.front().dm_uuid = thin_dm_uuid(kUuid, 8);
+    CHECK(words(views) == std::vector<std::string>{"broken-lease a", "stray-mount a"});
+}
+
+TEST_CASE("what has another name than before, or lies where a name is worked on, is not compared", "[views]") {
+    Views views = out_of_order();
+    views.after.rows[7].name = "b";
+    CHECK(words(views).empty());
+    views = in_order();
+    views.kernel.mounts.front().id = "";
+    views.kernel.mounts.front().dm_uuid = "";
+    views.worked_on = {volume_key("a")};
+    CHECK(words(views).empty());
+    CHECK_FALSE(views.can_tell(FindingKind::stray_mount, "a"));
+}
+
 }  // namespace cowslip
