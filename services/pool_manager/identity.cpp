@@ -147,6 +147,7 @@ Task<void> PoolManager::write_ring(Operation& operation) {
     if (!pool_.loaded || pool_.mode != "rw" || !pool_.frozen.empty()) co_return {};
     backup_due_ = false;
     Result<std::uint64_t> sequence = co_await next_backup_sequence(operation);
+    if (!sequence) backup_due_ = true;
     if (!sequence) co_return sequence.error();
     BackupHead head;
     head.pool_uuid = pool_row_->spec.pool.uuid;

@@ -106,6 +106,7 @@ Task<std::string> PoolManager::rename_volume(Operation& operation, schemas::Volu
         // Left over without a lease: it must not stay below the old name.
         Result<void> away = co_await unmount(operation, row->thin_id, true);
         if (!away) co_return away.error();
+        unfind(FindingKind::busy, request.id);
     }
     store_.rename_volume(row->thin_id, request.new_id);
     event("volume.renamed", request.id, {{"to", request.new_id}, {"thin_id", std::to_string(row->thin_id)}});

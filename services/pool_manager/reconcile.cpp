@@ -287,8 +287,7 @@ Task<std::string> PoolManager::restore_or_end_leases(Operation& operation, std::
     const auto row = store_.volume(thin_id);
     if (!row || store_.leases(thin_id).empty()) co_return "";
     Result<std::string> restored = co_await restore_lease(operation, *row, store_.leases(thin_id).front());
-    if (!restored) co_return restored.error();
-    if (!findings_.contains({FindingKind::broken_lease, operation.subject}) || !pool_.writable) co_return "";
+    if (restored || retryable(restored.error().code) || !pool_.writable) co_return "";
     const NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
     for (const LeaseRow& lease : store_.leases(thin_id)) {
         event("lease.ended", operation.subject, {{"holder", lease.holder}, {"reason", "broken"}});

@@ -160,7 +160,7 @@ Task<std::string> PoolManager::restore_lease(Operation& operation, VolumeRow row
     if (path) co_return "";
     find(FindingKind::broken_lease, operation.subject,
          fmt::format("its {} is not there: {}", lease.mode, path.error().message));
-    co_return "";
+    co_return path.error();
 }
 
 // Each has its row, so each goes on where the row stands. The queues are the same as before: what
@@ -275,6 +275,7 @@ Task<std::string> PoolManager::put_away_directory(Operation& operation, schemas:
              fmt::format("mounted without a lease: {}", fmt::join(holder_names(reply->holders), "; ")));
         co_return "";
     }
+    unfind(FindingKind::busy, operation.subject);
     if (!thin_id) co_return "";
     if (const auto device = devices_.find(*thin_id); device != devices_.end()) device->second.mount_path.clear();
     now_idle(*thin_id);

@@ -202,6 +202,7 @@ Task<void> PoolManager::mend_metadata(Operation& operation, schemas::PoolRepair 
         store_.set_pool_state("ready");
         keep();  // Whatever becomes of the load.
         pool_row_ = store_.pool();
+        set_fault(PoolFault::failed, "its metadata are mended, and it is not loaded yet");
     }
     co_return {};
 }

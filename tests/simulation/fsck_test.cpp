@@ -222,6 +222,24 @@ TEST_CASE("a lease that can never be true again is ended", "[fsck]") {
     CHECK(world.fsck() == Found{"lost attached"});
 }
 
+TEST_CASE("a lease that cannot be made true now is kept", "[fsck]") {
+    // Bug: what the kernel refused for the moment ended it.
+    Compared world;
+    const std::uint32_t id = world.thin_id("mounted");
+    world.world.mounts.directories.erase("mounted");
+    world.live(world.device(id)).openers = 0;
+    world.world.answer_instead = [](const schemas::Command& command) -> std::optional<Result<std::string>> {
+        if (command.type != schemas::Mount::kType) return std::nullopt;
+        return Error{Errc::unavailable, "mount: the device is not there yet"};
+    };
+    CHECK(world.repair() == Found{"broken-lease mounted"});
+    CHECK(show(world.world, "mounted").leases.size() == 1);
+    world.world.answer_instead = nullptr;
+    CHECK(world.repair() == Found{});
+    CHECK(world.world.mounts.is_mounted(thin_dm_uuid(world.uuid, id)));
+    check_quiet(world.world);
+}
+
 TEST_CASE("a device with another size than its volume is left alone while it has a lease", "[fsck]") {
     Compared world;
     const std::uint32_t id = world.thin_id("attached");

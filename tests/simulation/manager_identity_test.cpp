@@ -245,4 +245,30 @@ TEST_CASE("a death or a power cut at any point of a backup leaves a whole one", 
         [](World& world) { CHECK(backed_up(world) == std::vector<std::string>{"base"}); });
 }
 
+TEST_CASE("a backup into the pool whose ring cannot be read is made as soon as it can be", "[manager][identity]") {
+    // Bug: it was forgotten until the next volume changed.
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(70000);
+    world.kill_manager();  // The next one does not know yet which backup is the newest.
+    world.answer_instead = [](const schemas::Command& command) -> std::optional<Result<std::string>> {
+        if (command.type != schemas::ReadInternal::kType) return std::nullopt;
+        if (decode_as<schemas::ReadInternal>(command.body)->thin_id != schemas::kBackupsThinId) return std::nullopt;
+        return Error{Errc::internal, "read the pool's ring of backups: no memory"};
+    };
+    world.run_until([&] { return world.ready(); });
+    REQUIRE(world.call(create("a", "base")));
+    world.run_for(130000);
+    world.answer_instead = nullptr;
+    world.run_for(130000);
+    world.kill_manager();
+    world.put_store({});
+    world.run_for(1000);
+    const auto rebuilt = world.call(schemas::PoolRebuild{});
+    REQUIRE(rebuilt);
+    CHECK(rebuilt->recovered.empty());
+    CHECK(exists(world, "a"));
+    check_quiet(world);
+}
+
 }  // namespace cowslip::simulation

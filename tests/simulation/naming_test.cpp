@@ -283,4 +283,50 @@ TEST_CASE("a store that is made anew knows images, sizes, new names and labels",
     check_quiet(world);
 }
 
+TEST_CASE("a volume whose journal cannot be written is not frozen, and not left mounted", "[naming]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    const std::string uuid = thin_dm_uuid(world.store().pool()->spec.pool.uuid, show(world, "base").thin_id);
+    world.mounts.sync_errors[uuid] = EIO;
+    CHECK(word(world.ask_once(freeze("base"))) == "internal");
+    CHECK(show(world, "base").kind == "volume");
+    CHECK_FALSE(show(world, "base").mount.has_value());
+    REQUIRE(world.call(freeze("base")));
+    CHECK(show(world, "base").kind == "image");
+    check_quiet(world);
+}
+
+TEST_CASE("a busy mount that is left without a lease is in nobody's way unseen", "[naming]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(get("base")));
+    world.mounts.holders["base"] = std::vector<schemas::Holder>(20, {7, "sleep", "has it open"});
+    world.store().delete_leases(show(world, "base").thin_id);
+    world.run_for(1000);
+    const auto busy = [&](const Answer& answer) {
+        return word(answer) == "in_use" && answer.error->details.at("holders").size() == 16 &&
+               answer.error->details.at("holders").front().find("sleep") != std::string::npos;
+    };
+    CHECK(busy(world.ask_once(rename("base", "first"))));
+    CHECK(busy(world.ask_once(remove("base"))));
+    CHECK(busy(world.ask_once(freeze("base"))));
+    CHECK(busy(world.ask_once(attach("base"))));
+    CHECK(busy(world.ask_once(read_only_get("base"))));
+    schemas::VolumePut away = put("base");
+    away.remove = true;
+    CHECK(busy(world.ask_once(away)));
+    REQUIRE(world.call(schemas::SystemFsck{.repair = true}));
+    CHECK(findings(world) == std::vector<std::string>{"busy base", "stray-mount base"});
+    CHECK(exists(world, "base"));
+    const std::string how = GENERATE(as<std::string>(), "renamed", "removed", "put and removed", "got");
+    world.mounts.holders.clear();
+    if (how == "renamed") REQUIRE(world.call(rename("base", "first")));
+    if (how == "removed") REQUIRE(world.call(remove("base")));
+    if (how == "put and removed") REQUIRE(world.call(away));
+    if (how == "got") REQUIRE(world.call(read_only_get("base")));
+    REQUIRE(world.call(schemas::SystemFsck{.repair = true}));
+    CHECK(findings(world).empty());
+    check_quiet(world);
+}
+
 }  // namespace cowslip::simulation

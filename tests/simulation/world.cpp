@@ -411,6 +411,7 @@ void World::carry_out(const std::string& name, const std::string& frame, std::ui
     } catch (const Death&) {
         return power_fails_ ? cut_power() : actor_died(name);
     }
+    if (change_answer) answer.body = change_answer(command, std::move(answer.body));
     const CommandKey key{command.operation, command.step, command.attempt};
     const std::string payload = reply_frame(key, answer.body, static_cast<bool>(answer.rest));
     const auto replies = [this, name, key, payload, session, rest = answer.rest] {
@@ -500,6 +501,9 @@ void World::kill_held_actors() {
 }
 
 CommandAnswer World::run_command(ActorKind kind, const schemas::Command& command) {
+    if (answer_instead) {
+        if (auto answer = answer_instead(command)) return {std::move(*answer)};
+    }
     if (kind == ActorKind::device) {
         if (command.type == schemas::CreateSnap::kType) {
             const auto snap = *decode_as<schemas::CreateSnap>(command.body);

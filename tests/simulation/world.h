@@ -178,6 +178,10 @@ public:
     FakeMountState mounts;
     std::set<std::string> opened;  // dm uuids of devices that somebody has open.
     CallFaults call_faults;
+    // What an actor answers instead of carrying out a command; nothing: it carries it out.
+    std::function<std::optional<Result<std::string>>(const schemas::Command&)> answer_instead;
+    // What is made of the answer to a command that was carried out.
+    std::function<Result<std::string>(const schemas::Command&, Result<std::string>)> change_answer;
     std::function<void()> on_power_cut;
     std::map<std::string, int> commands;  // Carried out, by type.
 
