@@ -334,6 +334,7 @@ Result<void> PoolManager::give_up_foreign(Operation& operation) {
     store_.quarantine(foreign, "was in the pool before we made it");
     find(FindingKind::foreign_thin, std::to_string(foreign),
          "a thin id in the pool that is not ours; it is left alone");
+    keep();  // Also where no other id is left, and the create fails.
     return take_new_thin_id(operation);
 }
 
@@ -460,7 +461,7 @@ void PoolManager::remove_behind_reply(const VolumeRow& row) {
 void PoolManager::plan_removal(const VolumeRow& row, std::uint64_t number, const std::string& request_id) {
     store_.set_volume_removing(row.thin_id);
     store_.insert_operation({number, OperationType::remove, row.thin_id, request_id, ""});
-    if (row.name) event("volume.removed", *row.name, {{"thin_id", std::to_string(row.thin_id)}});
+    event("volume.removed", *row.name, {{"thin_id", std::to_string(row.thin_id)}});
 }
 
 // Of an operation that has its row.
@@ -576,7 +577,11 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
         co_return true;
     }
     if (row->born_max == 0) {
-        // Never seen in the pool: what has its id there may be a stranger's.
+        // Never seen in the pool: what has its id there may be a stranger's, or is known to be.
+        const auto strangers = store_.quarantined();
+        const bool known = std::any_of(strangers.begin(), strangers.end(),
+                                       [&](const auto& stranger) { return stranger.first == row->thin_id; });
+        if (known) co_return true;
         Result<Ownership> owner = co_await whose(operation, *row);
         if (!owner) co_return owner.error();
         if (*owner == Ownership::foreign) {

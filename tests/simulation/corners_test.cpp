@@ -127,7 +127,7 @@ TEST_CASE("who is no actor, or cannot be understood, is not listened to at the a
         return encode(message);
     };
     const std::size_t actors = body_of<schemas::SystemStatus>(world.ask_once(schemas::SystemStatus{})).actors.size();
-    world.hear("device-9-0000abcd", "\xff");
+    world.hear("device-9-0000abcd", "\xc1");
     world.hear("device-9-0000abcd", encode(7));
     world.hear("device-9-0000abcd", hello("device", "device-9-0000abcd", 2));
     world.hear("device-9-0000abcd", hello("device", "device-8-0000abcd"));
@@ -152,7 +152,7 @@ void lose_store_of(World& world) {
 }  // namespace
 
 TEST_CASE("the store of each kind of pool is made anew, though actors die of the work at first", "[rebuild]") {
-    const std::string kind = GENERATE("loop", "pair", "adopted");
+    const std::string kind = GENERATE("loop", "pair", "devices", "adopted");
     const std::string type =
         GENERATE("", schemas::ExaminePool::kType, schemas::StartPool::kType, schemas::InspectPool::kType,
                  schemas::ListThins::kType, schemas::ReadInternal::kType, schemas::ListActive::kType,
@@ -168,6 +168,10 @@ TEST_CASE("the store of each kind of pool is made anew, though actors die of the
     if (kind == "pair") {
         pool.data_device = rebuild.data_device = "/dev/vda";
         pool.metadata_device = rebuild.metadata_device = "/dev/vdb";
+    }
+    if (kind == "devices") {
+        pool.devices = {"/dev/vda", "/dev/vdb"};
+        rebuild.devices = {"/dev/vda"};
     }
     if (kind == "adopted") {
         FakeDeviceMapper dm(world.kernel);

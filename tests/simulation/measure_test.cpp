@@ -55,6 +55,12 @@ TEST_CASE("what volumes have mapped, and have for themselves, is counted when so
     REQUIRE(world.call(schemas::PoolMeasure{}));
     CHECK(show(world, "base").mapped_bytes == 11 * kBlock);
     CHECK(show(world, "base").as_of == clone.as_of);
+    // Discards may have left less than was counted then as its own: nothing is said of what is shared.
+    world.kernel.pools.begin()->second.core.remap(clone.thin_id, 1);
+    REQUIRE(world.call(attach("clone")));
+    REQUIRE(world.call(schemas::PoolMeasure{}));
+    CHECK(show(world, "clone").mapped_bytes == kBlock);
+    CHECK_FALSE(show(world, "clone").shared_bytes);
     check_quiet(world);
 }
 
@@ -97,6 +103,25 @@ TEST_CASE("a death at any effect or turn of an exact count holds no metadata sna
         REQUIRE(world.call(exactly()));
         CHECK(show(world, "base").exclusive_bytes);
     });
+}
+
+TEST_CASE("what is active and nobody's volume, or in a pool that cannot tell, is not counted", "[measure]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(attach("base")));
+    const std::string uuid = world.store().pool()->spec.pool.uuid;
+    FakeDeviceMapper dm(world.kernel);
+    const dev_t pool = world.kernel.pools.begin()->first;
+    const DmDevice theirs{thin_dm_name(uuid, 77), thin_dm_uuid(uuid, 77)};
+    REQUIRE(dm.message(world.kernel.devices.at(pool).device, "create_thin 77") == 0);
+    REQUIRE(dm.create(theirs) == 0);
+    REQUIRE(dm.load(theirs, {"thin", 2048, make_thin_table({device_number(pool), 77})}, false) == 0);
+    REQUIRE(dm.resume(theirs) == 0);
+    CHECK(world.call(schemas::PoolMeasure{})->volumes == 1);
+    CHECK(world.call(exactly())->volumes == 2);  // With the template.
+    world.kernel.pools.begin()->second.mode = PoolMode::fail;
+    CHECK(body_of<schemas::PoolMeasure>(world.ask_once(schemas::PoolMeasure{})).volumes == 0);
+    CHECK(word(world.ask_once(exactly())) == "unavailable");
 }
 
 }  // namespace cowslip::simulation

@@ -240,12 +240,16 @@ TEST_CASE("a pool that cannot be believed is not rebuilt from, and is left as it
     make_pool_and_base(world);
     world.run_for(10000);
     world.cut_power();
-    const std::string what = GENERATE(as<std::string>(), "zeroed", "damaged", "metadata", "data", "no label");
+    const std::string what =
+        GENERATE(as<std::string>(), "zeroed", "damaged", "metadata", "data", "no label", "damaged label");
     CAPTURE(what);
     if (what == "zeroed") committed(world) = {};
     if (what == "damaged") committed(world).damaged = true;
     if (what == "metadata") committed(world) = other.kernel.media.at("file:metadata").metadata;
     if (what == "data") world.kernel.media.at("file:data") = other.kernel.media.at("file:data");
+    if (what == "damaged label") {
+        for (auto& [place, bytes] : world.kernel.media.at("file:data").contents) bytes[40] ^= 1;
+    }
     if (what == "no label") committed(world).thins.erase(schemas::kLabelThinId);
     if (GENERATE(false, true)) lose_store(world);
     world.run_for(5000);
@@ -324,6 +328,130 @@ TEST_CASE("a pool that could be another's is not even looked at", "[rebuild]") {
     CHECK(word(world.ask_once(schemas::PoolStart{.read_only = true})) == "needs_repair");
     CHECK(world.kernel.pools.empty());
     CHECK_FALSE(committed(world).formatted);
+}
+
+TEST_CASE("a removal that waits for the pool is not rebuilt away: the next process may do both", "[rebuild]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    world.run_for(70000);
+    world.hold_commands(schemas::DeleteThin::kType);
+    REQUIRE(world.call(remove("a")));
+    world.run_for(3000);
+    world.kernel.pools.begin()->second.core.transaction_id += 100;
+    world.run_for(3000);
+    const Answer refused = world.ask_once(schemas::PoolRebuild{});
+    CHECK(word(refused) == "unavailable");
+    CHECK_THAT(refused.error->message, Catch::Contains("restart the service"));
+    CHECK(state_now(world) == "frozen");
+    world.kill_manager();
+    world.kill_held_actors();
+    world.let_go();
+    world.run_for(5000);
+    REQUIRE(world.call(schemas::PoolRebuild{}));
+    CHECK(names_of_volumes(world) == Names{"base"});
+    check_quiet(world);
+}
+
+TEST_CASE("a pool that cannot be written is not rebuilt from, and is put away as it was", "[rebuild]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(70000);
+    world.cut_power();
+    committed(world).needs_check = true;
+    lose_store(world);
+    const Answer refused = world.ask_once(schemas::PoolRebuild{});
+    CHECK(word(refused) == "unavailable");
+    CHECK_THAT(refused.error->message, Catch::Contains("needs_check"));
+    CHECK(state_now(world) == "none");
+    CHECK(world.kernel.pools.empty());
+    committed(world).needs_check = false;
+    REQUIRE(world.call(schemas::PoolRebuild{}));
+    CHECK(names_of_volumes(world) == Names{"base"});
+    check_quiet(world);
+}
+
+TEST_CASE("where label and DIR/pool/uuid name two pools, the answer has both, and root decides", "[rebuild]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(70000);
+    world.cut_power();
+    lose_store(world);
+    const std::string own = *world.kernel.own_pool;
+    const std::string other(32, '7');
+    world.kernel.own_pool = other;
+    const Answer refused = world.ask_once(schemas::PoolRebuild{});
+    CHECK(word(refused) == "needs_repair");
+    CHECK_THAT(refused.error->message, Catch::Contains(own) && Catch::Contains(other));
+    CHECK(world.kernel.pools.empty());
+    world.kernel.own_pool = own;
+    REQUIRE(world.call(schemas::PoolRebuild{}));
+    CHECK(names_of_volumes(world) == Names{"base"});
+    check_quiet(world);
+}
+
+TEST_CASE("without the ring of backups everything in the pool is recovered, under names of their own", "[rebuild]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    const std::uint32_t base = show(world, "base").thin_id;
+    world.run_for(70000);
+    world.cut_power();
+    committed(world).thins.erase(schemas::kBackupsThinId);
+    lose_store(world);
+    const auto rebuilt = world.call(schemas::PoolRebuild{});
+    REQUIRE(rebuilt);
+    CHECK(rebuilt->backup_taken_at.empty());
+    CHECK(rebuilt->recovered.size() == 2);  // With the template.
+    REQUIRE(world.call(attach(fmt::format("recovered-{}", base))));
+}
+
+TEST_CASE("a look at a pool goes no further where its data bear no label of its own", "[rebuild]") {
+    World other({.seed = 2});
+    make_pool_and_base(other);
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    CHECK(word(world.ask_once(schemas::PoolStart{.read_only = true})) == "invalid_argument");  // It is in service.
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    const FakeMedium own = world.kernel.media.at("file:data");
+    FakeMedium& data = world.kernel.media.at("file:data");
+    if (GENERATE(false, true)) {
+        data = other.kernel.media.at("file:data");
+    } else {
+        data.contents.clear();
+    }
+    CHECK(word(world.ask_once(schemas::PoolStart{.read_only = true})) == "needs_repair");
+    CHECK(state_now(world) == "stopped");
+    CHECK(world.kernel.pools.empty());
+    data = own;
+    REQUIRE(world.call(schemas::PoolStart{.read_only = true}));
+    REQUIRE(world.call(schemas::PoolStart{.read_only = true}));
+    CHECK(state_now(world) == "read_only");
+    CHECK(word(world.ask_once(schemas::PoolStart{})) == "unavailable");
+    REQUIRE(world.call(get_read_only("base")));
+    REQUIRE(world.call(schemas::SystemCleanup{}));
+    REQUIRE(world.call(get("base")));
+    check_quiet(world);
+}
+
+TEST_CASE("what was not ours in the pool is not ours when its store is made anew", "[rebuild]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(70000);
+    FakeDeviceMapper dm(world.kernel);
+    REQUIRE(dm.message(world.kernel.devices.at(world.kernel.pools.begin()->first).device, "create_thin 77") == 0);
+    world.kill_manager();
+    world.run_for(10000);
+    REQUIRE(has_finding(world, "foreign-thin 77"));
+    world.kernel.pools.begin()->second.core.transaction_id += 100;
+    world.run_for(3000);
+    CHECK_FALSE(world.call(schemas::SystemFsck{})->pool_compared);
+    CHECK(word(world.ask_once(schemas::StoreBackup{})) == "ok");
+    REQUIRE(world.call(schemas::PoolRebuild{}));
+    CHECK(names_of_volumes(world) == Names{"base"});
+    CHECK(world.store().quarantined().size() == 1);
+    REQUIRE(world.call(create("a", "base")));
+    CHECK(show(world, "a").thin_id > 77);
+    CHECK(world.kernel.pools.begin()->second.core.thins.contains(77));
 }
 
 }  // namespace cowslip::simulation

@@ -135,4 +135,60 @@ TEST_CASE("a death at any effect or turn of a trim changes nothing but what is t
     die_everywhere(false, job, [](World& world) { CHECK(show(world, "base").mount.has_value()); });
 }
 
+TEST_CASE("behind its end there is nothing of a volume to trim, and in a pool that needs repair nothing is", "[trim]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    CHECK(word(world.ask_once(trim(""))) == "invalid_argument");
+    REQUIRE(world.call(get("base")));
+    const auto behind = world.call(trim("base", 4 * kPart));
+    REQUIRE(behind);
+    CHECK(behind->complete);
+    CHECK(behind->trimmed_bytes == 0);
+    CHECK(world.commands[schemas::Trim::kType] == 0);
+    // One that waits for another's part is told as well.
+    world.hold_commands(schemas::Trim::kType);
+    const std::string first = world.send_once(trim("base"));
+    const std::string second = world.send_once(trim("base"));
+    world.run_until([&] { return world.held() == 1; });
+    FakePool& pool = world.kernel.pools.begin()->second;
+    pool.core.needs_check = true;
+    pool.mode = PoolMode::ro;
+    world.run_for(3000);
+    world.let_go();
+    CHECK(word(world.answer(first)) == "ok");
+    CHECK(word(world.answer(second)) == "needs_repair");
+    CHECK(word(world.ask_once(trim("base"))) == "needs_repair");
+    CHECK(world.commands[schemas::Trim::kType] == 1);
+    world.repair_pools();
+    check_quiet(world);
+}
+
+TEST_CASE("one volume that cannot be trimmed keeps none of the others from it", "[trim]") {
+    ManagerOptions manager;
+    manager.trim_ms = 3600 * 1000;
+    World world({.seed = 1, .manager = manager});
+    world.run_for(1900 * 1000);
+    world.run_for(1900 * 1000);  // Also without a pool it comes due.
+    make_pool_and_base(world);
+    make_mounted(world, "a", kPart);
+    make_mounted(world, "b", kPart);
+    schemas::VolumeGet read_only = get("base");
+    read_only.read_only = true;
+    REQUIRE(world.call(read_only));
+    REQUIRE(world.call(create("attached", "base")));
+    REQUIRE(world.call(attach("attached")));
+    const std::string refused = uuid_of(world, "a");
+    world.answer_instead = [&](const schemas::Command& command) -> std::optional<Result<std::string>> {
+        if (command.type != schemas::Trim::kType) return std::nullopt;
+        if (decode_as<schemas::Trim>(command.body)->dm_uuid != refused) return std::nullopt;
+        return Error{Errc::unimplemented, "its device takes no discards"};
+    };
+    for (int half_hour = 0; half_hour < 4; ++half_hour) world.run_for(1800 * 1000);
+    CHECK(world.mounts.trims[refused].empty());
+    CHECK_FALSE(world.mounts.trims[uuid_of(world, "b")].empty());
+    CHECK(world.mounts.trims[uuid_of(world, "base")].empty());
+    CHECK(word(world.ask_once(trim("a"))) == "unimplemented");
+    check_quiet(world);
+}
+
 }  // namespace cowslip::simulation
