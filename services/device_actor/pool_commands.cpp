@@ -248,6 +248,7 @@ Result<schemas::PoolState> DeviceActor::start_pool(const schemas::StartPool& com
     auto state = TRY(pool_state(pool));
     // Its read-only start was not ended by who began it.
     if (state.loaded && !adopted && !command.read_only && TRY(is_loaded_read_only(pool))) {
+        TRY(remove_internal(command.spec.pool));
         if (const int number = dm_.remove(pool); number != 0)
             return step_failed("put away the read-only", pool, number);
         state = {};

@@ -282,7 +282,12 @@ Task<void> PoolManager::start_read_only(Operation& operation) {
     pool_.snapshots_taken = state->superblock.time;
     if (const auto status = parse_thin_pool_status(state->status)) pool_.status = *status;
     Result<void> labelled = co_await compare_label_read_only(operation);
-    if (!labelled) co_return labelled.error();
+    if (!labelled) {
+        const schemas::StopPool stop{pool_row_->spec};
+        Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, stop);
+        if (!stopped) spdlog::warn("put away the read-only pool: {}", stopped.error().message);
+        co_return labelled.error();
+    }
     pool_.read_only = true;
     event("pool.started", pool_row_->name, {{"read_only", "true"}});
     keep();
@@ -295,9 +300,6 @@ Task<void> PoolManager::compare_label_read_only(Operation& operation) {
     if (!reply) co_return reply.error();
     const auto label = newest_label(reply->data);
     if (label && label->pool_uuid == pool_row_->spec.pool.uuid && label->tag == pool_row_->tag) co_return {};
-    const schemas::StopPool stop{pool_row_->spec};
-    Result<schemas::PoolState> stopped = co_await tell(operation, ActorKind::device, Urgency::awaited, stop);
-    if (!stopped) spdlog::warn("put away the pool with a wrong label: {}", stopped.error().message);
     co_return Error{Errc::needs_repair,
                     "the pool's data device does not bear its label: it is another pool's, or damaged"};
 }

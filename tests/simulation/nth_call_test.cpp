@@ -118,8 +118,9 @@ bool fail_call_over_time(std::int64_t number) {
         met = world.call_faults.calls > number;
         world.call_faults.heal();
         world.run_for(60000);
-        REQUIRE(world.call(schemas::SystemFsck{.repair = true}));  // A metadata snapshot whose release failed is held.
+        REQUIRE(world.call(schemas::SystemCleanup{}));  // It may be read-only still.
         REQUIRE(world.call(get("a")));
+        REQUIRE(world.call(schemas::SystemFsck{.repair = true}));  // A metadata snapshot whose release failed is held.
         REQUIRE(world.call(create("b", "a")));
         CHECK(exists(world, "image") != exists(world, "renamed"));
         check_quiet(world);
@@ -130,7 +131,7 @@ bool fail_call_over_time(std::int64_t number) {
 }  // namespace
 
 TEST_CASE("any one call of what a pool goes through over time fails, and nothing is lost or left over", "[nth]") {
-    const std::int64_t stride = 17 * static_cast<std::int64_t>(number_from_environment("COWSLIP_NTH_STRIDE", 1));
+    const auto stride = static_cast<std::int64_t>(number_from_environment("COWSLIP_NTH_STRIDE", 1));
     for (std::int64_t number = 0; fail_call_over_time(number); number += stride) {
     }
 }
