@@ -46,7 +46,7 @@ class Service:
         self.cowslip("create", "base", "--size", str(SIZE))
 
     def start(self):
-        """Seconds until it answers."""
+        """Seconds until it answers what waits for its start."""
         begun = time.monotonic()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.socket)
@@ -55,6 +55,7 @@ class Service:
             if self.manager.poll() is not None:
                 sys.exit("bench: the manager does not start:\n" + open(self.log.name).read())
             time.sleep(0.005)
+        self.cowslip("ask", "leases")  # Waits for the end of the start.
         return time.monotonic() - begun
 
     def kill(self):
