@@ -73,6 +73,14 @@ std::string complain_about_interval(const std::string& text) {
     return text == "0" ? "" : complain_about_duration(text);
 }
 
+using FilesystemCheck = Result<std::string> (*)(const std::string& fs, const std::string& text);
+std::function<std::string(const std::string&)> complaint_of(FilesystemCheck check, const std::string& fs) {
+    return [check, fs](const std::string& text) {
+        const auto checked = check(fs, text);
+        return checked ? "" : "is wrong: " + checked.error().message;
+    };
+}
+
 // The message, with its control characters spelled out: what tools and strangers say gets into it.
 class OneLine : public spdlog::custom_flag_formatter {
 public:
@@ -114,6 +122,11 @@ Result<ConfigFile> read_config(const std::string& file, const std::vector<Number
                                      {"trim", &found.trim, complain_about_interval},
                                      {"socket", &found.socket},
                                      {"timeout", &found.timeout, complain_about_duration}};
+    for (const std::string fs : {"ext4", "xfs"}) {
+        FilesystemOptions& options = found.filesystems[fs];
+        settings.push_back({"mkfs-" + fs, &options.mkfs, complaint_of(check_mkfs_options, fs)});
+        settings.push_back({"mount-" + fs, &options.mount, complaint_of(check_mount_options, fs)});
+    }
     for (const NumberOption& option : own) settings.push_back({option.name, nullptr, {}, &option});
     for (const auto& [key, node] : table) {
         std::string name(key.str());
@@ -122,6 +135,9 @@ Result<ConfigFile> read_config(const std::string& file, const std::vector<Number
             std::find_if(settings.begin(), settings.end(), [&](const Setting& s) { return s.name == name; });
         if (setting == settings.end()) return at(file, key.source(), fmt::format("unknown key '{}'", key.str()));
         TRY(apply(file, node, *setting));
+    }
+    for (auto& [fs, options] : found.filesystems) {
+        options = {TRY(check_mkfs_options(fs, options.mkfs)), TRY(check_mount_options(fs, options.mount))};
     }
     return found;
 }
@@ -174,6 +190,7 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
         if (!file->reconcile.empty()) options.reconcile = file->reconcile;
         if (!file->store_backup.empty()) options.store_backup = file->store_backup;
         if (!file->trim.empty()) options.trim = file->trim;
+        options.filesystems = file->filesystems;
         for (std::size_t i = 0; i < own.size(); ++i) {
             if (flags[i]->count() > 0) *own[i].value = given[i];
         }

@@ -5,9 +5,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "common/filesystem_options.h"
 #include "common/result.h"
 
 namespace cowslip {
@@ -23,6 +25,7 @@ struct ServiceOptions {
     std::string reconcile = "10m";    // In the file only: between two comparisons of store, pool and kernel.
     std::string store_backup = "1h";  // Likewise: between two backups of the store beside it; "0": none.
     std::string trim = "0";  // Likewise: between two trims of all volumes that are mounted writable; "0": none.
+    std::map<std::string, FilesystemOptions> filesystems = {};  // Likewise, by type: what new volumes get.
 };
 
 // A program's own option: --name VALUE, or name = VALUE in the file.
@@ -46,11 +49,12 @@ struct ConfigFile {
     std::string state = {};
     std::string run = {};
     std::string log_level = {};
-    std::string reconcile = {};     // A duration, checked.
-    std::string store_backup = {};  // Likewise, or "0".
-    std::string trim = {};          // Likewise, or "0".
-    std::string socket = {};        // The command line's, as the rest.
-    std::string timeout = {};       // A duration, checked.
+    std::string reconcile = {};                                 // A duration, checked.
+    std::string store_backup = {};                              // Likewise, or "0".
+    std::string trim = {};                                      // Likewise, or "0".
+    std::string socket = {};                                    // The command line's, as the rest.
+    std::string timeout = {};                                   // A duration, checked.
+    std::map<std::string, FilesystemOptions> filesystems = {};  // mkfs-ext4, mount-ext4, mkfs-xfs, mount-xfs; checked.
 };
 
 // invalid_argument with file, line and column.

@@ -31,7 +31,8 @@ struct MakeFilesystem {
     DeviceRef device;
     std::string fs;
     bool stale_blocks = false;  // The pool does not zero new blocks (adopted, accept_no_zeroing).
-    MSGPACK_DEFINE_MAP(device, fs, stale_blocks)
+    std::string options;        // common/filesystem_options.h: of mkfs.
+    MSGPACK_DEFINE_MAP(device, fs, stale_blocks, options)
 };
 
 // Mounted at DIR/mnt/<directory>/rootfs. If it is mounted there already with the same device and
@@ -51,7 +52,8 @@ struct Mount {
     bool read_only = false;
     std::string mount_label;  // SELinux context=; empty for none.
     bool grow = false;        // The device is larger than its file system; grown once mounted (not if read_only).
-    MSGPACK_DEFINE_MAP(device, directory, id, fs, read_only, mount_label, grow)
+    std::string options;      // common/filesystem_options.h: of a mount. What is mounted already is not asked for them.
+    MSGPACK_DEFINE_MAP(device, directory, id, fs, read_only, mount_label, grow, options)
 };
 
 // syncfs, umount, rmdir of the mount point and of the directory (the rmdir detaches copies that leaked into other mount

@@ -37,7 +37,10 @@ struct PoolLimits {
     bool queue_when_full = false;
     // Bytes that volumes with a label ("team=blue") may be promised, all in all.
     std::map<std::string, std::uint64_t> quotas = {};
-    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, queue_when_full, quotas)
+    // All volumes may be promised so much of the data that the pool may come to have; 0: as much as they like.
+    std::uint32_t overprovision_percent = 0;
+    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, queue_when_full, quotas,
+                       overprovision_percent)
 };
 
 inline constexpr std::size_t kMostQuotas = 256;
@@ -75,9 +78,10 @@ struct PoolStatus : NoFields {
         PoolLimits limits;                 // Those in force.
         std::vector<QuotaUse> quotas;
         std::vector<std::string> warnings;
+        std::uint64_t promised_bytes = 0;  // What all volumes may be, together.
         MSGPACK_DEFINE_MAP(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data,
                            metadata, volumes, snapshots_taken, low_water, backing, features, data_device,
-                           metadata_device, devices, reserve_bytes, limits, quotas, warnings)
+                           metadata_device, devices, reserve_bytes, limits, quotas, warnings, promised_bytes)
     };
 };
 
@@ -114,6 +118,19 @@ struct PoolQuota {
     std::string label;  // "team=blue".
     std::uint64_t max_bytes = 0;
     MSGPACK_DEFINE_MAP(label, max_bytes)
+};
+
+// Changes how far the pool may go; what is absent stays, and 0 is the default, or none. What there is already is not
+// taken away. A pool that never grew by itself does so from now on, if it has a limit.
+struct PoolSetLimits {
+    static constexpr const char* kType = "pool.set_limits";
+    using Reply = PoolStatus::Reply;
+    std::optional<std::uint64_t> max_bytes;
+    std::optional<std::uint64_t> grow_step_bytes;
+    std::optional<std::uint64_t> min_free_bytes;
+    std::optional<std::uint64_t> min_free_metadata_bytes;
+    std::optional<std::uint32_t> overprovision_percent;
+    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, overprovision_percent)
 };
 
 struct PoolStart {
@@ -260,8 +277,10 @@ struct Volume {
     std::optional<std::uint64_t> exclusive_bytes;  // In blocks that nobody else has.
     std::optional<std::uint64_t> shared_bytes;     // In blocks that others have, too.
     std::optional<std::string> as_of;
+    std::string mkfs_options;   // As its file system was made with; a clone's are its parent's.
+    std::string mount_options;  // As it is mounted with.
     MSGPACK_DEFINE_MAP(id, parent, kind, state, thin_id, transaction_id, size_bytes, fs, created_at, labels, leases,
-                       device, mount, mapped_bytes, exclusive_bytes, shared_bytes, as_of)
+                       device, mount, mapped_bytes, exclusive_bytes, shared_bytes, as_of, mkfs_options, mount_options)
 };
 
 struct VolumeCreate {
@@ -282,7 +301,12 @@ struct VolumeCreate {
     // With get: stay in state creating until volume.put with filled=true, so that nobody sees it
     // half filled. volume.remove gives it up.
     bool filling = false;
-    MSGPACK_DEFINE_MAP(id, parent, size_bytes, fs, labels, get, holder, mount_label, filling)
+    // "bytes-per-inode=8192,journal-mib=64", "commit=30,nodev" (common/filesystem_options.h). Default: the service's
+    // configuration for that file system; of a clone, the parent's. Not mkfs_options with a parent.
+    std::optional<std::string> mkfs_options;
+    std::optional<std::string> mount_options;
+    MSGPACK_DEFINE_MAP(id, parent, size_bytes, fs, labels, get, holder, mount_label, filling, mkfs_options,
+                       mount_options)
 };
 
 struct VolumeRemove {

@@ -40,7 +40,8 @@ CREATE TABLE pool (
 CREATE TABLE volume (
     thin_id       INTEGER PRIMARY KEY CHECK (thin_id BETWEEN 2 AND 16777215),
     name          TEXT UNIQUE,        -- NULL: removed, or internal.
-    template      TEXT UNIQUE,        -- "ext4/20971520": the formatted empty volume of that size. Internal.
+    template      TEXT UNIQUE,        -- "ext4/20971520": the formatted empty volume of that size, "/inode-size=512" behind
+                                      -- it if mkfs had options. Internal.
     kind          TEXT NOT NULL CHECK (kind = 'volume' OR kind = 'image' OR kind = 'internal'),
     state         TEXT NOT NULL CHECK (state = 'creating' OR state = 'ready' OR state = 'removing'),
     filling       INTEGER NOT NULL DEFAULT 0,  -- In the pool, but `creating` until its filler says it is whole.
@@ -53,8 +54,12 @@ CREATE TABLE volume (
     born_max      INTEGER NOT NULL,   -- 0 while unfinished: then up to pool.planned.
     created_at    INTEGER NOT NULL,
     labels        BLOB NOT NULL,      -- msgpack map.
+    mkfs_options  TEXT NOT NULL DEFAULT '',  -- common/filesystem_options.h. These two are there since version 2.
+    mount_options TEXT NOT NULL DEFAULT '',
     CHECK (state <> 'removing' OR name IS NULL)
 ) STRICT;
+
+CREATE INDEX volume_by_origin ON volume (origin_id);  -- Since version 2.
 
 -- An accepted change that is not finished. Its row goes in the commit that finishes it.
 CREATE TABLE operation (

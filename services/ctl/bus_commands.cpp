@@ -72,11 +72,11 @@ std::vector<Described> describe_all() {
 
 std::vector<Described> describe_bus() {
     using namespace schemas;
-    return describe_all<PoolStatus, PoolCreate, PoolStart, PoolStop, PoolGrow, PoolQuota, PoolCheck, PoolDestroy,
-                        PoolRepair, PoolRewind, PoolMeasure, VolumeCreate, VolumeRemove, VolumeResize, VolumeFreeze,
-                        VolumeRename, VolumeLabel, VolumeTrim, VolumeGet, VolumePut, VolumeAttach, VolumeDetach,
-                        VolumeExists, VolumeShow, VolumeList, LeaseList, OperationList, OperationWait, SystemStatus,
-                        SystemCleanup, SystemFsck, StoreBackup, StoreList, EventSince>();
+    return describe_all<PoolStatus, PoolCreate, PoolStart, PoolStop, PoolGrow, PoolSetLimits, PoolQuota, PoolCheck,
+                        PoolDestroy, PoolRepair, PoolRewind, PoolMeasure, VolumeCreate, VolumeRemove, VolumeResize,
+                        VolumeFreeze, VolumeRename, VolumeLabel, VolumeTrim, VolumeGet, VolumePut, VolumeAttach,
+                        VolumeDetach, VolumeExists, VolumeShow, VolumeList, LeaseList, OperationList, OperationWait,
+                        SystemStatus, SystemCleanup, SystemFsck, StoreBackup, StoreList, EventSince>();
 }
 
 Json json_of(const Described& described) {

@@ -68,6 +68,12 @@ private:
         const auto store = [&target](const std::string& value) { target = unguarded(value); };
         return app->add_option_function<std::string>(name, store, description)->type_name(type);
     }
+    // Empty is not the same as not given.
+    static void optional_text(CLI::App* app, const std::string& name, std::optional<std::string>& target,
+                              const std::string& description) {
+        const auto store = [&target](const std::string& value) { target = unguarded(value); };
+        app->add_option_function<std::string>(name, store, description)->type_name("OPTIONS");
+    }
     // Each use of the option adds one value.
     static CLI::Option* texts(CLI::App* app, const std::string& name, std::vector<std::string>& target,
                               const std::string& description, const std::string& type) {
@@ -84,6 +90,18 @@ private:
         text(app, "--size", arguments_.size, "10G, 512M, …; default: 10G, or the parent's", "SIZE");
         text(app, "--fs", arguments_.fs, "ext4, xfs or none; default: ext4, or the parent's", "TYPE");
         texts(app, "--label", arguments_.labels, "may be repeated", "K=V")->allow_extra_args(false);
+        optional_text(app, "--mkfs", arguments_.mkfs_options, "how its file system is made, as bytes-per-inode=8192");
+        optional_text(app, "--mount-options", arguments_.mount_options, "how it is mounted, as nodev,commit=30");
+    }
+
+    void pool_limit_options(CLI::App* app) {
+        text(app, "--max-size", arguments_.max_size, "of --loop or --data-size: the pool grows by itself, up to this",
+             "SIZE");
+        text(app, "--grow-step", arguments_.grow_step, "by so much each time; default a quarter of its size", "SIZE");
+        text(app, "--min-free", arguments_.min_free, "with less data free no volume is made; default 1 %", "SIZE");
+        text(app, "--min-free-metadata", arguments_.min_free_metadata, "likewise; default a fifth", "SIZE");
+        text(app, "--overprovision", arguments_.overprovision,
+             "of its data, what all volumes may be; default: no limit", "PERCENT");
     }
 
     void add_globals();
@@ -137,12 +155,7 @@ void Grammar::add_pool_commands() {
     text(create, "--metadata-size", arguments_.metadata_size, "with --loop or --device; default: from their size",
          "SIZE");
     text(create, "--block-size", arguments_.block_size, "default 64K", "SIZE");
-    text(create, "--max-size", arguments_.max_size, "with --loop or --data-size: the pool grows by itself, up to this",
-         "SIZE");
-    text(create, "--grow-step", arguments_.grow_step, "by so much each time; default a quarter of the first size",
-         "SIZE");
-    text(create, "--min-free", arguments_.min_free, "with less data free no volume is made; default 1 %", "SIZE");
-    text(create, "--min-free-metadata", arguments_.min_free_metadata, "likewise; default a fifth", "SIZE");
+    pool_limit_options(create);
     create->add_flag("--queue-when-full", arguments_.queue_when_full,
                      "who finds no room waits; default: gets an error");
     create->add_flag("--force", arguments_.force, "even where the devices hold something");
@@ -156,6 +169,8 @@ void Grammar::add_pool_commands() {
     text(grow, "--data", arguments_.data_size, "its data in all; in files or on its own devices", "SIZE");
     text(grow, "--metadata", arguments_.metadata_size, "its metadata in all; likewise", "SIZE");
     texts(grow, "--device", arguments_.devices, "with these; of a pool made with --device; as root", "DEV...");
+    pool_limit_options(
+        command(*pool, "limits", pool_limits, "change how far the pool may go; 0 is the default or none"));
     CLI::App* quota = command(*pool, "quota", pool_quota, "how much the volumes with a label may have, all in all");
     text(quota, "LABEL", arguments_.quota_label, "KEY=VALUE", "")->required();
     text(quota, "SIZE", arguments_.quota, "the sum of their sizes, or 'none'", "")->required();

@@ -2,6 +2,7 @@
 // told. Parsing is pure: it fills a CommandLine and starts nothing.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct Arguments {
     std::string parent;
     std::string size;
     std::string fs;
+    std::optional<std::string> mkfs_options;
+    std::optional<std::string> mount_options;
     std::vector<std::string> labels;
     std::string holder;
     std::string mount_label;
@@ -42,6 +45,7 @@ struct Arguments {
     std::string grow_step;
     std::string min_free;
     std::string min_free_metadata;
+    std::string overprovision;
     std::string data_device;
     std::string metadata_device;
     bool queue_when_full = false;

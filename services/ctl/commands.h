@@ -28,6 +28,7 @@ Result<int> volume_remove(Session& session, const Arguments& arguments);
 Result<int> volume_resize(Session& session, const Arguments& arguments);
 Result<int> volume_freeze(Session& session, const Arguments& arguments);
 Result<int> volume_rename(Session& session, const Arguments& arguments);
+Result<int> pool_limits(Session& session, const Arguments& arguments);
 Result<int> pool_quota(Session& session, const Arguments& arguments);
 Result<int> volume_label(Session& session, const Arguments& arguments);
 Result<schemas::VolumeLabel> make_volume_label(const Arguments& arguments);

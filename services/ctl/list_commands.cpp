@@ -120,6 +120,8 @@ Result<int> volume_show(Session& session, const Arguments& arguments) {
     table.add({"transaction id", std::to_string(volume.transaction_id)});
     table.add({"size", console.size(volume.size_bytes)});
     table.add({"fs", volume.fs});
+    if (!volume.mkfs_options.empty()) table.add({"mkfs options", volume.mkfs_options});
+    if (!volume.mount_options.empty()) table.add({"mount options", volume.mount_options});
     table.add({"created", volume.created_at});
     for (const auto& [key, value] : volume.labels) table.add({"label", key + "=" + value});
     for (const auto& lease : volume.leases) table.add({"lease", lease.holder + " " + lease.mode});

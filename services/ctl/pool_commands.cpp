@@ -1,3 +1,6 @@
+#include <charconv>
+#include <optional>
+
 #include <fmt/format.h>
 
 #include "common/size.h"
@@ -7,6 +10,8 @@
 namespace cowslip::ctl {
 
 namespace {
+
+constexpr std::uint32_t kMostPercent = 1000000;
 
 std::string share(const Console& console, const schemas::Usage& usage) {
     if (usage.total_bytes == 0) return "-";
@@ -38,6 +43,12 @@ Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply&
         table.add({"grows", fmt::format("by itself up to {}, by {} each time", console.size(pool.limits.max_bytes),
                                         console.size(pool.limits.grow_step_bytes))});
     }
+    if (pool.limits.overprovision_percent != 0) {
+        table.add({"promised", fmt::format("{} to all volumes, of at most {} % of the data",
+                                           console.size(pool.promised_bytes), pool.limits.overprovision_percent)});
+    } else {
+        table.add({"promised", console.size(pool.promised_bytes) + " to all volumes"});
+    }
     table.add({"kept free", fmt::format("{} of data, {} of metadata", console.size(pool.limits.min_free_bytes),
                                         console.size(pool.limits.min_free_metadata_bytes))});
     for (const auto& quota : pool.quotas) table.add({"quota " + quota.label, share(console, quota.bytes)});
@@ -50,6 +61,17 @@ Result<int> print_pool(const Console& console, const schemas::PoolStatus::Reply&
     for (const auto& warning : pool.warnings) table.add({"warning", warning});
     table.print(console);
     return 0;
+}
+
+// Nothing: it was not given.
+Result<std::optional<std::uint32_t>> parse_percent(const std::string& text) {
+    if (text.empty()) return std::optional<std::uint32_t>();
+    std::uint32_t percent = 0;
+    const char* end = text.data() + text.size() - (text.ends_with('%') ? 1 : 0);
+    const auto read = std::from_chars(text.data(), end, percent);
+    if (read.ec == std::errc() && read.ptr == end && percent <= kMostPercent) return std::optional(percent);
+    return Error{Errc::invalid_argument,
+                 fmt::format("'{}' is no percentage: a whole number up to {}, or 0 for no limit", text, kMostPercent)};
 }
 
 // A pool just made or started: a word for a person, and its state as JSON.
@@ -99,6 +121,7 @@ Result<schemas::PoolCreate> make_pool_create(const Arguments& arguments) {
     TRY(take(arguments.min_free, request.limits.min_free_bytes));
     TRY(take(arguments.min_free_metadata, request.limits.min_free_metadata_bytes));
     request.limits.queue_when_full = arguments.queue_when_full;
+    request.limits.overprovision_percent = TRY(parse_percent(arguments.overprovision)).value_or(0);
     request.data_device = arguments.data_device;
     request.metadata_device = arguments.metadata_device;
     request.devices = arguments.devices;
@@ -142,6 +165,21 @@ Result<int> pool_grow(Session& session, const Arguments& arguments) {
                              console.size(reply.pool.metadata.total_bytes)));
     for (const auto& warning : reply.pool.warnings) console.note("warning: " + warning);
     return 0;
+}
+
+Result<int> pool_limits(Session& session, const Arguments& arguments) {
+    const auto size = [](const std::string& text) -> Result<std::optional<std::uint64_t>> {
+        if (text.empty()) return std::optional<std::uint64_t>();
+        if (text == "0") return std::optional<std::uint64_t>(0);
+        return std::optional<std::uint64_t>(TRY(parse_size(text)));
+    };
+    schemas::PoolSetLimits request;
+    request.max_bytes = TRY(size(arguments.max_size));
+    request.grow_step_bytes = TRY(size(arguments.grow_step));
+    request.min_free_bytes = TRY(size(arguments.min_free));
+    request.min_free_metadata_bytes = TRY(size(arguments.min_free_metadata));
+    request.overprovision_percent = TRY(parse_percent(arguments.overprovision));
+    return print_pool(session.console(), TRY(session.call(request, "set the limits")));
 }
 
 Result<int> pool_quota(Session& session, const Arguments& arguments) {

@@ -144,6 +144,8 @@ Result<schemas::VolumeCreate> make_volume_create(const Arguments& arguments) {
     request.parent = arguments.parent;
     if (!arguments.size.empty()) request.size_bytes = TRY(parse_size(arguments.size));
     request.fs = arguments.fs;
+    request.mkfs_options = arguments.mkfs_options;
+    request.mount_options = arguments.mount_options;
     request.labels = TRY(parse_labels(arguments.labels));
     request.get = arguments.get;
     request.holder = arguments.holder;

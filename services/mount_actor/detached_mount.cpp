@@ -7,11 +7,13 @@
 
 #include <array>
 #include <fstream>
+#include <map>
 #include <string_view>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/filesystem_options.h"
 #include "services/mount_actor/block_device.h"
 #include "services/mount_actor/kernel_log.h"
 #include "services/mount_actor/torn_superblock.h"
@@ -47,14 +49,29 @@ std::string context_messages(const Fd& context) {
     return messages;
 }
 
-// What a caller can do about it. Our options are fixed, so a file system that refuses them as
-// invalid has no superblock that it knows, unless it was the label.
-Error explain(int number, const std::string& what, const std::string& words, const MountOptions& options) {
+struct Options {
+    MountOptions fixed;
+    std::map<std::string, std::string> chosen;  // Those of the superblock.
+};
+
+// As attributes of the mount; they are taken out of the others.
+unsigned int take_attributes(std::map<std::string, std::string>& chosen) {
+    unsigned int attributes = 0;
+    if (chosen.erase("nodev") != 0) attributes |= MOUNT_ATTR_NODEV;
+    if (chosen.erase("noexec") != 0) attributes |= MOUNT_ATTR_NOEXEC;
+    if (chosen.erase("nosuid") != 0) attributes |= MOUNT_ATTR_NOSUID;
+    return attributes;
+}
+
+// What a caller can do about it. What nobody has chosen is fixed, so a file system that refuses it as
+// invalid has no superblock that it knows.
+Error explain(int number, const std::string& what, const std::string& words, const Options& options) {
     Error error = errno_error(number, what);
     error.message += words;
     switch (number) {
         case EINVAL:
-            error.code = options.mount_label.empty() ? Errc::needs_repair : Errc::invalid_argument;
+            error.code = options.fixed.mount_label.empty() && options.chosen.empty() ? Errc::needs_repair
+                                                                                     : Errc::invalid_argument;
             break;
         case EIO:
         case EUCLEAN:  // EFSCORRUPTED
@@ -91,16 +108,21 @@ void bound_xfs_retries(const std::string& kernel_name) {
 // A read-only *mount* of a writable device still replays the journal. On a read-only device that is
 // impossible, and `noload`/`norecovery` would show a file system that never existed: refused. (A
 // snapshot of an active XFS always has something to replay: it leaves its log dirty when frozen.)
-int configure(const Fd& context, const schemas::DeviceRef& device, const std::string& fs, const MountOptions& options) {
+int configure(const Fd& context, const schemas::DeviceRef& device, const std::string& fs, const Options& options) {
+    const std::string& label = options.fixed.mount_label;
     if (set_string(context, "source", device.path) != 0) return errno;
-    if (options.read_only && set_flag(context, "ro") != 0) return errno;
+    if (options.fixed.read_only && set_flag(context, "ro") != 0) return errno;
     if (fs == "xfs" && set_flag(context, "nouuid") != 0) return errno;  // Clones share their origin's uuid.
-    if (!options.mount_label.empty() && set_string(context, "context", options.mount_label) != 0) return errno;
+    if (!label.empty() && set_string(context, "context", label) != 0) return errno;
+    for (const auto& [name, value] : options.chosen) {
+        const int set = value.empty() ? set_flag(context, name.c_str()) : set_string(context, name.c_str(), value);
+        if (set != 0) return errno;
+    }
     return create(context) == 0 ? 0 : errno;
 }
 
 // A context whose file system the kernel has read, and found good.
-Result<Fd> read_filesystem(const schemas::DeviceRef& device, const std::string& fs, const MountOptions& options,
+Result<Fd> read_filesystem(const schemas::DeviceRef& device, const std::string& fs, const Options& options,
                            const std::string& kernel_name, const std::string& what) {
     const KernelLog log;
     Fd context(fsopen(fs.c_str()));
@@ -117,8 +139,10 @@ Result<Fd> read_filesystem(const schemas::DeviceRef& device, const std::string& 
 
 }  // namespace
 
-Result<DetachedMount> mount_detached(const schemas::DeviceRef& device, const std::string& fs,
-                                     const MountOptions& options) {
+Result<DetachedMount> mount_detached(const schemas::DeviceRef& device, const std::string& fs, const MountOptions& fixed,
+                                     const std::string& chosen) {
+    Options options{fixed, split_options(chosen)};
+    const unsigned int chosen_attributes = take_attributes(options.chosen);
     const dev_t expected = TRY(find_device(device));
     const std::string kernel_name = TRY(kernel_name_of(expected));
     const std::string what = fmt::format("mount {} on '{}'", fs, device.path);
@@ -139,7 +163,7 @@ Result<DetachedMount> mount_detached(const schemas::DeviceRef& device, const std
     const Fd context = TRY(std::move(found));
     // Reading must not cost a volume blocks of the pool: with the kernel's default (relatime), the
     // first read of each file in a clone would write its inode, and so copy a shared block.
-    const unsigned int attributes = MOUNT_ATTR_NOATIME | (options.read_only ? MOUNT_ATTR_RDONLY : 0U);
+    const unsigned int attributes = MOUNT_ATTR_NOATIME | (fixed.read_only ? MOUNT_ATTR_RDONLY : 0U) | chosen_attributes;
     DetachedMount mount;
     mount.root = Fd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, attributes)));
     if (!mount.root) return errno_error(errno, what);

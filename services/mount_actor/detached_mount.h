@@ -17,9 +17,9 @@ struct DetachedMount {
 };
 
 // The file system on the device, which has been verified to be the one with that dm uuid. Errors:
-// see schemas::Mount; the kernel's own words are in the message.
+// see schemas::Mount; the kernel's own words are in the message. `chosen`: checked ones of common/filesystem_options.h.
 Result<DetachedMount> mount_detached(const schemas::DeviceRef& device, const std::string& fs,
-                                     const MountOptions& options);
+                                     const MountOptions& options, const std::string& chosen);
 
 // `target`: an O_PATH descriptor of a directory.
 Result<void> attach(const DetachedMount& mount, const Fd& target, const std::string& path);

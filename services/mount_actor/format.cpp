@@ -8,11 +8,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "common/files.h"
+#include "common/filesystem_options.h"
 #include "common/process.h"
 #include "services/mount_actor/block_device.h"
 #include "services/mount_actor/detached_mount.h"
@@ -40,37 +42,45 @@ Result<void> check_size(const std::string& fs, std::uint64_t size) {
 // Where the pool gives out blocks as they are, a table written in part would hold old bytes.
 std::vector<std::string> tool(const schemas::MakeFilesystem& request) {
     const std::string& path = request.device.path;
+    const std::map<std::string, std::string> options = split_options(request.options);
+    const auto option = [&](const char* name, const char* otherwise) {
+        const auto found = options.find(name);
+        return found == options.end() ? std::string(otherwise) : found->second;
+    };
     if (request.fs == "ext4") {
         const std::string zeroed =
             request.stale_blocks ? "lazy_itable_init=0,lazy_journal_init=0" : "assume_storage_prezeroed=1";
-        return {"mkfs.ext4",
-                "-q",
-                "-F",
-                "-m",
-                "0",
-                "-b",
-                "4096",
-                "-I",
-                "256",
-                "-O",
-                "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"
-                "large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
-                "-E",
-                "nodiscard," + zeroed,
-                path};
+        std::vector<std::string> words = {
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-m",
+            option("reserved-percent", "0"),
+            "-b",
+            "4096",
+            "-I",
+            option("inode-size", "256"),
+            "-O",
+            "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,"
+            "large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
+            "-E",
+            "nodiscard," + zeroed};
+        if (options.contains("bytes-per-inode")) words.insert(words.end(), {"-i", option("bytes-per-inode", "")});
+        if (options.contains("journal-mib")) words.insert(words.end(), {"-J", "size=" + option("journal-mib", "")});
+        words.push_back(path);
+        return words;
     }
     // The smallest log: it is the bulk of what is written here, and a clone's journal copies it. No
     // alignment to the pool's blocks: it would make four times the allocation groups.
     // Sectors that suit any disk: with smaller ones it could not be mounted once the pool has moved to a
     // disk with blocks of 4096 bytes.
-    return {"mkfs.xfs", "-q",
-            "-K",       "-f",
-            "-s",       "size=4096",
-            "-l",       "size=64m",
-            "-d",       "noalign",
-            "-m",       "crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=1,inobtcount=1",
-            "-i",       "sparse=1,nrext64=0",
-            path};
+    std::string inodes = "sparse=1,nrext64=0";
+    if (options.contains("inode-percent")) inodes += ",maxpct=" + option("inode-percent", "");
+    if (options.contains("inode-size")) inodes += ",size=" + option("inode-size", "");
+    return {"mkfs.xfs", "-q",        "-K", "-f",
+            "-s",       "size=4096", "-l", "size=" + option("log-mib", "64") + "m",
+            "-d",       "noalign",   "-m", "crc=1,finobt=1,reflink=1,rmapbt=0,bigtime=1,inobtcount=1",
+            "-i",       inodes,      path};
 }
 
 Error tool_error(const std::string& what, const ProcessResult& result) {
@@ -115,7 +125,7 @@ Result<void> format_device(const schemas::MakeFilesystem& request, const std::ve
 Result<void> prepare_template_root(const schemas::DeviceRef& device, const std::string& fs) {
     const std::string what = fmt::format("prepare the root of '{}'", device.path);
     {
-        const DetachedMount mount = TRY(mount_detached(device, fs, {}));
+        const DetachedMount mount = TRY(mount_detached(device, fs, {}, ""));
         const int root = mount.root.get();  // An O_PATH descriptor: what is done goes through "." below it.
         if (unlinkat(root, "lost+found", AT_REMOVEDIR) != 0 && errno != ENOENT) return errno_error(errno, what);
         if (fchmodat(root, ".", 0755, 0) != 0) return errno_error(errno, what);

@@ -236,7 +236,7 @@ Result<void> KernelFilesystems::mount(const schemas::Mount& request) {
     const Fd target = open_beneath(mounts_, mount_point(request.directory), O_PATH | O_DIRECTORY, Mounts::refuse);
     if (!target) return errno_error(errno, describe("open the mount point in", request.directory));
     const MountOptions options{.read_only = request.read_only, .mount_label = request.mount_label};
-    const DetachedMount mount = TRY(mount_detached(request.device, request.fs, options));
+    const DetachedMount mount = TRY(mount_detached(request.device, request.fs, options, request.options));
     if (request.grow && !request.read_only) {
         const Fd root(openat(mount.root.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
         if (!root) return errno_error(errno, describe("open the file system for", request.directory));

@@ -8,6 +8,7 @@
 #include <spdlog/spdlog.h>
 
 #include "common/actor_session.h"
+#include "common/filesystem_options.h"
 #include "common/names.h"
 
 namespace cowslip {
@@ -51,6 +52,7 @@ Result<void> check(const schemas::Mount& request) {
                      fmt::format("directory '{}': it is not that of volume '{}'", request.directory, request.id)};
     }
     TRY(check_fs(request.fs));
+    TRY(check_mount_options(request.fs, request.options));
     TRY(check_uuid(request.device.dm_uuid));
     return check_label(request.mount_label);
 }
@@ -69,6 +71,7 @@ Result<std::string> MountActor::handle(std::string_view type, const msgpack::obj
 
 Result<schemas::MakeFilesystem::Reply> MountActor::handle(const schemas::MakeFilesystem& request) {
     TRY(check_fs(request.fs));
+    TRY(check_mkfs_options(request.fs, request.options));
     TRY(check_uuid(request.device.dm_uuid));
     TRY(filesystems_.check_ours(request.device.dm_uuid));
     TRY(filesystems_.format(request));

@@ -130,6 +130,7 @@ Task<std::string> PoolManager::mount(Operation& operation, VolumeRow row, bool r
     command.read_only = read_only;
     command.mount_label = label;
     command.grow = !read_only && row.fs_sectors < row.size_sectors;
+    command.options = row.options.mount;
     Result<schemas::Mount::Reply> reply = co_await tell(operation, ActorKind::mount, Urgency::awaited, command);
     if (!reply) {
         // Its node is gone, perhaps: the next get looks at the device again.

@@ -50,7 +50,9 @@ BackupRow to_backup(const VolumeRow& row) {
             .fs_sectors = row.fs_sectors,
             .fs = row.fs,
             .created_at = row.created_at,
-            .labels = row.labels};
+            .labels = row.labels,
+            .mkfs_options = row.options.mkfs,
+            .mount_options = row.options.mount};
 }
 
 VolumeRow from_backup(const BackupRow& row) {
@@ -67,6 +69,7 @@ VolumeRow from_backup(const BackupRow& row) {
     volume.fs = row.fs;
     volume.created_at = row.created_at;
     volume.labels = row.labels;
+    volume.options = {.mkfs = row.mkfs_options, .mount = row.mount_options};
     return volume;
 }
 

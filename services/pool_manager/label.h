@@ -56,8 +56,10 @@ struct BackupRow {
     std::string fs;
     std::int64_t created_at = 0;
     schemas::Labels labels;
+    std::string mkfs_options;
+    std::string mount_options;
     MSGPACK_DEFINE_MAP(thin_id, name, template_key, kind, state, parent, origin_id, size_sectors, fs_sectors, fs,
-                       created_at, labels)
+                       created_at, labels, mkfs_options, mount_options)
 };
 
 BackupRow to_backup(const VolumeRow& row);

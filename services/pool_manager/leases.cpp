@@ -16,11 +16,12 @@ constexpr std::size_t kMostLeases = 1024;  // Of a volume: what tells of it must
 bool is_mount(std::string_view mode) {
     return mode.starts_with("mounted");
 }
+
+}  // namespace
+
 bool is_read_only(std::string_view mode) {
     return mode.ends_with("ro");
 }
-
-}  // namespace
 
 // To the volume's file system. An attached device is for its user to sync.
 bool may_have_written(const std::vector<LeaseRow>& leases) {

@@ -44,6 +44,7 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     if (options.store_backup != "0")
         manager_options.store_backup_ms = TRY(parse_duration(options.store_backup)).count();
     if (options.trim != "0") manager_options.trim_ms = TRY(parse_duration(options.trim)).count();
+    manager_options.filesystems = options.filesystems;
     manager_options.has_room = [] { return Ballast::take("ballast").there(); };
     manager_options.free_below_pool = [files = folder.pool()]() -> std::optional<std::uint64_t> {
         struct statvfs space {};

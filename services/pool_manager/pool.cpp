@@ -15,8 +15,7 @@ namespace cowslip {
 
 namespace {
 
-constexpr std::size_t kMostLeftBytes = 256 << 10U;          // What cleanup tells of that it left.
-constexpr std::uint64_t kSmallestStepBytes = 64ULL << 20U;  // Unless it is said.
+constexpr std::size_t kMostLeftBytes = 256 << 10U;  // What cleanup tells of that it left.
 constexpr std::uint64_t kSmallestPoolBytes = 16ULL << 20U;
 
 // Of a pool that is told how much it has at first.
@@ -24,28 +23,11 @@ std::uint64_t first_bytes(const schemas::PoolCreate& request) {
     return request.loop_bytes != 0 ? request.loop_bytes : request.data_bytes;
 }
 
-// A limit makes it grow by itself.
 Result<schemas::PoolLimits> limits_of(const schemas::PoolCreate& request) {
-    schemas::PoolLimits limits = request.limits;
-    TRY(check_quotas(limits.quotas));
-    if (limits.queue_when_full && !request.adopt.empty()) {
+    if (request.limits.queue_when_full && !request.adopt.empty()) {
         return Error{Errc::invalid_argument, "an adopted pool keeps the features that its owner has given it"};
     }
-    if (limits.max_bytes == 0 && limits.grow_step_bytes == 0) return limits;
-    const std::uint64_t first = first_bytes(request);
-    if (first == 0 || limits.max_bytes == 0) {
-        return Error{Errc::invalid_argument,
-                     "a pool in files (--loop SIZE), or with a part of its devices (--device DEV... --data-size SIZE), "
-                     "grows by itself up to a limit (--max-size SIZE), and no other"};
-    }
-    if (limits.max_bytes < first || limits.max_bytes > (1ULL << 54U)) {
-        return Error{Errc::invalid_argument, "max size: no less than the pool has, and at most 16 PiB"};
-    }
-    if (limits.grow_step_bytes == 0) limits.grow_step_bytes = std::max(first / 4, kSmallestStepBytes);
-    if (limits.grow_step_bytes < request.block_size_bytes || limits.grow_step_bytes > (1ULL << 50U)) {
-        return Error{Errc::invalid_argument, "grow step: at least a block of the pool, and at most 1 PiB"};
-    }
-    return limits;
+    return complete_limits(request.limits, first_bytes(request), request.block_size_bytes);
 }
 
 Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
@@ -97,8 +79,7 @@ Result<schemas::PoolSpec> spec_of(const schemas::PoolCreate& request) {
     spec.skip_zeroing = request.no_zeroing;
     if (const schemas::PoolLimits& limits = request.limits; limits.max_bytes != 0) {
         const std::uint64_t block_bytes = request.block_size_bytes;
-        spec.low_water_blocks =
-            std::max<std::uint64_t>(std::min(limits.grow_step_bytes / 2, first / 4) / block_bytes, 1);
+        spec.low_water_blocks = low_water_blocks(limits, first, block_bytes);
         spec.queue_if_no_space = limits.max_bytes / block_bytes * spec.block_sectors > spec.data_sectors;
     }
     spec.queue_if_no_space = spec.queue_if_no_space || request.limits.queue_when_full;
@@ -150,6 +131,7 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
     if (mode != pool_.mode) {
         if (!pool_.mode.empty()) fact("pool.mode", pool_row_->name, {{"from", pool_.mode}, {"to", mode}});
         pool_.mode = mode;
+        if (status->mode == PoolMode::out_of_data_space) tell_writers();
     }
     if (writable != pool_.writable) {
         pool_.writable = writable;

@@ -451,6 +451,7 @@ void PoolManager::register_handlers() {
     change(&PoolManager::detach_volume, &schemas::VolumeDetach::id);
     change(&PoolManager::create_pool);
     change(&PoolManager::set_quota);
+    change(&PoolManager::set_limits);
     change(&PoolManager::start_pool_request);
     change(&PoolManager::grow_pool);
     change(&PoolManager::stop_pool);

@@ -97,7 +97,9 @@ struct ManagerOptions {
     std::int64_t reconcile_ms = 600000;      // Between two comparisons of store, pool and kernel.
     std::int64_t store_backup_ms = 3600000;  // Between two backups of the store beside it, if it changes; 0: none.
     std::int64_t trim_ms = 0;                // Between two trims of all that is mounted writable; 0: none.
-    int backup_pages = 256;                  // Of the store that a turn copies: 1 MiB.
+    std::map<std::string, FilesystemOptions> filesystems =
+        {};                  // What new volumes get, by type, if nothing is asked for.
+    int backup_pages = 256;  // Of the store that a turn copies: 1 MiB.
     // Whether the state file system has room (the ballast lies there): without it no new volumes. Asked now and then.
     std::function<bool()> has_room = [] { return true; };
     // In the file system below the pool's files; nothing where that is not known.
@@ -109,8 +111,12 @@ struct ManagerOptions {
 // not_found, or unavailable: with the command that makes one.
 Error no_pool_yet(Errc code);
 Error activation_failed(int error_number, const std::string& subject);
+bool is_read_only(std::string_view lease_mode);
 Result<void> check_quota_label(const std::string& label);
-Result<void> check_quotas(const std::map<std::string, std::uint64_t>& quotas);
+// With what was left open. `bytes`: what the pool has of its own, 0 where that is not for us to say.
+Result<schemas::PoolLimits> complete_limits(schemas::PoolLimits limits, std::uint64_t bytes, std::uint64_t block_bytes);
+// With less free it is extended.
+std::uint64_t low_water_blocks(const schemas::PoolLimits& limits, std::uint64_t bytes, std::uint64_t block_bytes);
 
 class PoolManager {
 public:
@@ -265,7 +271,7 @@ private:
     Result<void> check_create(const schemas::VolumeCreate& request) const;
     Result<VolumeRow> plan_volume(const schemas::VolumeCreate& request);
     Result<void> record_intent(Operation& operation, const VolumeRow& row, OperationType type, const std::string& body);
-    Task<std::uint32_t> ensure_template(std::string fs, std::uint64_t size_sectors);
+    Task<std::uint32_t> ensure_template(VolumeRow wanted);
     Task<std::string> make_template_operation(Operation& operation, VolumeRow row);
     Task<std::uint64_t> make_thin(Operation& operation);
     Task<schemas::Verdict> snapshot(Operation& operation, VolumeRow row);
@@ -304,10 +310,12 @@ private:
     Task<std::string> rename_volume(Operation& operation, schemas::VolumeRename request);
     Result<void> check_rename(const VolumeRow& row, const std::string& name);
     Task<std::string> label_volume(Operation& operation, schemas::VolumeLabel request);
-    // quota.cpp
+    // limits.cpp
+    Task<std::string> set_limits(Operation& operation, schemas::PoolSetLimits request);
     Task<std::string> set_quota(Operation& operation, schemas::PoolQuota request);
     schemas::QuotaUse quota_use(const std::string& label, std::uint64_t max_bytes);
     Result<void> check_quota(const schemas::Labels& labels, std::uint64_t more_bytes);
+    Result<void> check_promise(std::uint64_t more_bytes);
 
     // leases.cpp
     Task<std::string> get_volume(Operation& operation, schemas::VolumeGet request);
@@ -457,6 +465,7 @@ private:
     schemas::PoolLimits limits_in_force() const;
     Result<void> check_room() const;
     void look_at_space();
+    void tell_writers();
     std::optional<std::uint64_t> full_in_seconds(std::size_t kind) const;
     void warn_of_space(std::vector<std::string>* warnings) const;
     std::optional<schemas::PoolSpec> wanted_extension() const;

@@ -31,6 +31,8 @@ schemas::Volume PoolManager::describe(const VolumeRow& row) {
     volume.transaction_id = row.born_max;
     volume.size_bytes = row.size_sectors * kSectorBytes;
     volume.fs = row.fs;
+    volume.mkfs_options = row.options.mkfs;
+    volume.mount_options = row.options.mount;
     volume.created_at = format_time(row.created_at);
     volume.labels = row.labels;
     for (const LeaseRow& lease : store_.leases(row.thin_id)) volume.leases.push_back({lease.holder, lease.mode});
@@ -173,6 +175,7 @@ schemas::PoolStatus::Reply PoolManager::describe_pool() {
         (pool_.most_data_sectors - std::min(pool_.most_data_sectors, spec.data_sectors)) * kSectorBytes;
     reply.snapshots_taken = pool_.snapshots_taken;
     reply.limits = limits_in_force();
+    reply.promised_bytes = store_.promised_bytes();
     for (const auto& [label, bytes] : reply.limits.quotas) reply.quotas.push_back(quota_use(label, bytes));
     if ((pool_.loaded || pool_.read_only) && pool_.status) {
         const ThinPoolStatus& status = *pool_.status;

@@ -42,6 +42,7 @@ Result<void> PoolManager::plan_resize(Operation& operation, const VolumeRow& row
     TRY(check_kind(row, false));
     TRY(check_room());
     TRY(check_quota(row.labels, (sectors - row.size_sectors) * kSectorBytes));
+    TRY(check_promise((sectors - row.size_sectors) * kSectorBytes));
     store_.set_size(row.thin_id, sectors);
     store_.insert_operation({operation.number, OperationType::resize, row.thin_id, operation.request_id, ""});
     store_.insert_request(operation.request_id, operation.digest);

@@ -17,6 +17,7 @@ constexpr std::uint64_t kMetadataBlockBytes = 4096;
 constexpr std::array<unsigned, 3> kSpaceLevels = {80, 90, 95};  // Percent.
 constexpr unsigned kHysteresis = 3;                             // So far below, a level is over.
 constexpr std::int64_t kSampleMs = 1000;
+constexpr std::uint32_t kLeasesAtOnce = 1000;
 constexpr std::int64_t kSampledMs = 300 * 1000;  // The rate is that of the last minutes.
 constexpr std::int64_t kLeastSampledMs = 2000;
 constexpr std::int64_t kFirstGrowthBackOffMs = 1000;
@@ -135,6 +136,23 @@ void PoolManager::look_at_space() {
             watch.told = over;
             if (over == 0) event("pool.space_ok", pool_row_->name, {{"what", kind_name(kind)}});
         }
+    }
+}
+
+// Each volume that somebody may be writing to: what it has no blocks for fails, or waits for room.
+void PoolManager::tell_writers() {
+    std::string id;
+    std::string holder;
+    for (;;) {
+        const auto page = store_.list_leases(id, holder, kLeasesAtOnce);
+        for (const auto& [name, lease] : page) {
+            id = name;
+            holder = lease.holder;
+            if (is_read_only(lease.mode)) continue;
+            fact("volume.no_space", name,
+                 {{"holder", holder}, {"writes", pool_row_->spec.queue_if_no_space ? "wait" : "fail"}});
+        }
+        if (page.size() < kLeasesAtOnce) return;
     }
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "common/names.h"
 #include "common/thin_pool.h"
@@ -17,12 +18,17 @@ namespace cowslip {
 namespace {
 
 constexpr std::int64_t kApplicationId = 0x434F5753;  // "COWS"
-constexpr std::int64_t kVersion = 1;
+// What makes each version from the one before it.
+constexpr std::array<const char*, 1> kMigrations = {
+    "ALTER TABLE volume ADD COLUMN mkfs_options TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE volume ADD COLUMN mount_options TEXT NOT NULL DEFAULT '';"
+    "CREATE INDEX volume_by_origin ON volume (origin_id);"};
+constexpr std::int64_t kVersion = 1 + kMigrations.size();
 
 constexpr const char* kVolumeColumns =
     "thin_id, name, template, kind, state, filling, parent, origin_id, size_sectors, fs_sectors, fs, born_min, "
     "born_max, "
-    "created_at, labels";
+    "created_at, labels, mkfs_options, mount_options";
 
 constexpr const char* kCountReady = "SELECT count(*) FROM volume WHERE name IS NOT NULL AND state = 'ready'";
 
@@ -50,6 +56,7 @@ VolumeRow read_volume(const Query& row) {
     volume.born_max = row.uinteger(12);
     volume.created_at = row.integer(13);
     if (auto labels = decode_as<schemas::Labels>(row.text(14))) volume.labels = std::move(*labels);
+    volume.options = {.mkfs = row.text(15), .mount = row.text(16)};
     return volume;
 }
 
@@ -124,7 +131,13 @@ Result<void> Store::migrate() {
         made_now_ = true;
         return {};
     }
-    return check_kind(database_);
+    TRY(check_kind(database_));
+    for (std::int64_t version = number_of(database_, "PRAGMA user_version"); version < kVersion; ++version) {
+        TRY(database_.execute(fmt::format("BEGIN IMMEDIATE; {} PRAGMA user_version={}; COMMIT;",
+                                          kMigrations.at(static_cast<std::size_t>(version - 1)), version + 1)));
+        spdlog::info("the store is of version {} now", version + 1);
+    }
+    return {};
 }
 
 Result<void> Store::check_kind(Database& database) {
@@ -132,7 +145,7 @@ Result<void> Store::check_kind(Database& database) {
     if (number_of(database, "PRAGMA application_id") != kApplicationId) {
         return Error{Errc::needs_repair, "the file is another program's"};
     }
-    if (version > kVersion) {
+    if (version < 1 || version > kVersion) {
         return Error{Errc::needs_repair, fmt::format("it is of version {}, and this program knows {}: use "
                                                      "the newer cowslip",
                                                      version, kVersion)};
@@ -166,7 +179,7 @@ void Store::rollback_savepoint() {
     database_.rollback_savepoint();
     events_.resize(std::min(events_.size(), events_before_savepoint_));
     next_event_ = committed_next_event_ + events_.size();
-    labelled_.reset();
+    forget_counts();
     deferring_until_ms_.reset();
     changes_ = database_.changes();
 }
@@ -298,13 +311,20 @@ void Store::delete_pool() {
 
 void Store::delete_pool_and_volumes() {
     database_.query("DELETE FROM volume").run();
+    forget_counts();
     delete_pool();
+}
+
+void Store::forget_counts() {
+    labelled_.reset();
+    promised_.reset();
 }
 
 void Store::begin_anew() {
     database_.query("DELETE FROM lease").run();
     database_.query("DELETE FROM operation").run();
     database_.query("DELETE FROM volume").run();
+    forget_counts();
     database_.query("DELETE FROM request WHERE reply IS NULL").run();
     delete_pool();
     database_.query("UPDATE host SET store_uuid = ?, restored = 0").bind(new_uuid()).run();
@@ -421,8 +441,8 @@ std::uint64_t Store::count_ready_volumes() {
 }
 
 void Store::insert_volume(const VolumeRow& row) {
-    static const std::string sql =
-        fmt::format("INSERT INTO volume ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kVolumeColumns);
+    static const std::string sql = fmt::format(
+        "INSERT INTO volume ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kVolumeColumns);
     Query query = database_.query(sql.c_str());
     query.bind(row.thin_id);
     row.name ? query.bind(*row.name) : query.bind_null();
@@ -431,8 +451,9 @@ void Store::insert_volume(const VolumeRow& row) {
     row.origin_id ? query.bind(*row.origin_id) : query.bind_null();
     query.bind(row.size_sectors).bind(row.fs_sectors).bind(row.fs).bind(row.born_min).bind(row.born_max);
     query.bind(row.created_at != 0 ? row.created_at : now_).bind_blob(encode(row.labels));
+    query.bind(row.options.mkfs).bind(row.options.mount);
     query.run();
-    count_labels(row, Count::add);
+    count_size(row, Count::add);
 }
 
 void Store::set_volume_ready(std::uint32_t thin_id, std::uint64_t born_max, bool filling) {
@@ -453,14 +474,14 @@ void Store::set_volume_filled(std::uint32_t thin_id) {
 }
 
 void Store::set_volume_removing(std::uint32_t thin_id) {
-    count_labels(thin_id, Count::take);
+    count_size(thin_id, Count::take);
     database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL WHERE thin_id = ?")
         .bind(thin_id)
         .run();
 }
 
 void Store::set_size(std::uint32_t thin_id, std::uint64_t sectors) {
-    count_labels(thin_id, Count::take);
+    count_size(thin_id, Count::take);
     database_
         .query(
             "UPDATE volume SET size_sectors = ?1, fs_sectors = CASE fs WHEN 'none' THEN ?1 ELSE fs_sectors END "
@@ -468,7 +489,7 @@ void Store::set_size(std::uint32_t thin_id, std::uint64_t sectors) {
         .bind(sectors)
         .bind(thin_id)
         .run();
-    count_labels(thin_id, Count::add);
+    count_size(thin_id, Count::add);
 }
 
 void Store::set_volume_image(std::uint32_t thin_id) {
@@ -481,9 +502,9 @@ void Store::rename_volume(std::uint32_t thin_id, std::string_view name) {
 }
 
 void Store::set_labels(std::uint32_t thin_id, const schemas::Labels& labels) {
-    count_labels(thin_id, Count::take);
+    count_size(thin_id, Count::take);
     database_.query("UPDATE volume SET labels = ? WHERE thin_id = ?").bind_blob(encode(labels)).bind(thin_id).run();
-    count_labels(thin_id, Count::add);
+    count_size(thin_id, Count::add);
 }
 
 bool Store::has_clones(std::uint32_t thin_id) {
@@ -504,16 +525,30 @@ std::uint64_t Store::labelled_bytes(const std::string& key, const std::string& v
     return found == labelled_->end() ? 0 : found->second;
 }
 
-void Store::count_labels(std::uint32_t thin_id, Count count) {
-    if (!labelled_) return;
-    if (const auto row = volume(thin_id)) count_labels(*row, count);
+std::uint64_t Store::promised_bytes() {
+    if (!promised_) {
+        const auto sectors = number_of(database_, "SELECT total(size_sectors) FROM volume WHERE name IS NOT NULL");
+        promised_ = static_cast<std::uint64_t>(sectors) * kSectorBytes;
+    }
+    return *promised_;
+}
+
+void Store::count_size(std::uint32_t thin_id, Count count) {
+    if (!labelled_ && !promised_) return;
+    if (const auto row = volume(thin_id)) count_size(*row, count);
+}
+
+void Store::count_size(const VolumeRow& row, Count count) {
+    if (!row.name) return;
+    const std::uint64_t own = row.size_sectors * kSectorBytes;
+    if (promised_) *promised_ = count == Count::add ? *promised_ + own : *promised_ - std::min(*promised_, own);
+    if (labelled_) count_labels(row, count);
 }
 
 void Store::count_labels(const VolumeRow& row, Count count) {
-    if (!labelled_ || !row.name) return;
+    const std::uint64_t own = row.size_sectors * kSectorBytes;
     for (const auto& label : row.labels) {
         std::uint64_t& bytes = (*labelled_)[{label.first, label.second}];
-        const std::uint64_t own = row.size_sectors * kSectorBytes;
         bytes = count == Count::add ? bytes + own : bytes - std::min(bytes, own);
         if (bytes == 0) labelled_->erase({label.first, label.second});
     }

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/filesystem_options.h"
 #include "common/result.h"
 #include "common/sqlite.h"
 #include "schemas/device_actor.h"
@@ -48,6 +49,7 @@ struct VolumeRow {
     std::uint64_t born_max = 0;
     std::int64_t created_at = 0;  // When it is inserted: 0 is now.
     schemas::Labels labels;
+    FilesystemOptions options;
 };
 
 // What a volume's row says of its thin id: of all of them at once, which may be 100,000.
@@ -186,6 +188,7 @@ public:
     bool has_clones(std::uint32_t thin_id);  // Also such as are being made or removed.
     // Of all volumes that have the label and a name. Counted when somebody asks first, and kept from then on.
     std::uint64_t labelled_bytes(const std::string& key, const std::string& value);
+    std::uint64_t promised_bytes();  // Likewise, of all that have a name.
     void set_fs_sectors(std::uint32_t thin_id, std::uint64_t sectors);
     void move_volume(std::uint32_t from, std::uint32_t to);  // To another thin id; it has no leases.
     void delete_volume(std::uint32_t thin_id);
@@ -225,8 +228,10 @@ public:
 
 private:
     enum class Count : std::uint8_t { add, take };
+    void count_size(const VolumeRow& row, Count count);
+    void count_size(std::uint32_t thin_id, Count count);
     void count_labels(const VolumeRow& row, Count count);
-    void count_labels(std::uint32_t thin_id, Count count);
+    void forget_counts();
     Store(Database database, StoreDisk disk) : database_(std::move(database)), disk_(std::move(disk)) {}
     Result<void> migrate();
 
@@ -244,6 +249,7 @@ private:
     bool undeferred_ = false;  // Something has been written that must not wait.
     std::int64_t changes_ = 0;
     std::optional<std::map<std::pair<std::string, std::string>, std::uint64_t>> labelled_;  // Bytes, by label.
+    std::optional<std::uint64_t> promised_;
 };
 
 }  // namespace cowslip

@@ -93,10 +93,21 @@ Result<VolumeRow> PoolManager::plan_volume(const schemas::VolumeCreate& request)
         row.origin_id = parent->thin_id;
         row.fs = parent->fs;
         row.fs_sectors = parent->fs_sectors;
+        if (request.mkfs_options) {
+            return Error{Errc::invalid_argument, "mkfs options: a clone has its parent's file system"};
+        }
+        row.options = parent->options;
     } else if (row.fs == "xfs" && size < kSmallestXfsBytes) {
         return Error{Errc::invalid_argument, "size: xfs takes at least 300 MiB"};
     }
+    if (request.parent.empty()) {
+        const auto configured = options_.filesystems.find(row.fs);
+        if (configured != options_.filesystems.end()) row.options = configured->second;
+        if (request.mkfs_options) row.options.mkfs = TRY(check_mkfs_options(row.fs, *request.mkfs_options));
+    }
+    if (request.mount_options) row.options.mount = TRY(check_mount_options(row.fs, *request.mount_options));
     TRY(check_quota(row.labels, row.size_sectors * kSectorBytes));
+    TRY(check_promise(row.size_sectors * kSectorBytes));
     if (!request.parent.empty() || row.fs != "none") TRY(check_clock());  // It is a clone, if only of a template.
     if (request.get && row.fs == "none")
         return Error{Errc::invalid_argument, "a volume without a file system has no mount: use attach"};
@@ -114,7 +125,7 @@ Task<std::string> PoolManager::create_volume(Operation& operation, schemas::Volu
     Result<VolumeRow> row = plan_volume(request);
     if (!row) co_return row.error();
     if (!row->origin_id && row->fs != "none") {
-        Result<std::uint32_t> formatted = co_await ensure_template(row->fs, row->size_sectors);
+        Result<std::uint32_t> formatted = co_await ensure_template(*row);
         if (!formatted) co_return formatted.error();
         row->origin_id = *formatted;
     }
@@ -349,10 +360,12 @@ Result<void> PoolManager::take_new_thin_id(Operation& operation) {
 
 // ---- templates -------------------------------------------------------------------------------
 
-// The thin id of the formatted, empty volume of this size: an empty volume is a clone of it and not
+// The thin id of the formatted volume of that type, size and options: an empty volume is a clone of it and not
 // a mkfs. Made when it is first wanted.
-Task<std::uint32_t> PoolManager::ensure_template(std::string fs, std::uint64_t size_sectors) {
-    const std::string key = fmt::format("{}/{}", fs, size_sectors);
+Task<std::uint32_t> PoolManager::ensure_template(VolumeRow wanted) {
+    const std::string& options = wanted.options.mkfs;
+    const std::string key =
+        fmt::format("{}/{}{}{}", wanted.fs, wanted.size_sectors, options.empty() ? "" : "/", options);
     const NameLock lock = co_await names_.acquire("x:" + key, LockMode::exclusive);
     for (std::uint32_t tries = 1;; ++tries) {
         const auto found = store_.find_template(key);
@@ -360,9 +373,10 @@ Task<std::uint32_t> PoolManager::ensure_template(std::string fs, std::uint64_t s
         VolumeRow row;
         row.template_key = key;
         row.kind = "internal";
-        row.fs = fs;
-        row.size_sectors = size_sectors;
-        row.fs_sectors = size_sectors;
+        row.fs = wanted.fs;
+        row.size_sectors = wanted.size_sectors;
+        row.fs_sectors = wanted.size_sectors;
+        row.options.mkfs = options;
         Operation& operation = new_operation("template", key);
         const std::uint64_t number = operation.number;
         begin(operation, make_template_operation(operation, row));
@@ -386,8 +400,10 @@ Task<std::string> PoolManager::make_template_operation(Operation& operation, Vol
     const NameLock lock = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
     Result<std::string> path = co_await activate(operation, row, false);
     if (!path) co_return path.error();
-    schemas::MakeFilesystem command{
-        {*path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)}, row.fs, pool_row_->spec.skip_zeroing};
+    schemas::MakeFilesystem command{{*path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)},
+                                    row.fs,
+                                    pool_row_->spec.skip_zeroing,
+                                    row.options.mkfs};
     CommandOutcome made = co_await tell_once(operation, ActorKind::mount, Urgency::awaited, command);
     if (made.kind != CommandOutcome::Kind::answered)
         co_return Error{Errc::unavailable, "mkfs was interrupted: ask again"};
@@ -493,13 +509,14 @@ Task<std::string> PoolManager::finish_removal(Operation& operation, std::string 
     }
 }
 
-// A clone shares its mappings with its parent, and a parent with its clones: the kernel deletes one of them as fast as
-// a small one, and what is given back part by part would be copied first.
+// A clone shares its mappings with its parent, and a parent with its clones, but for what was written since: the kernel
+// deletes one of them the sooner the more it shares, and what is given back part by part would be copied first.
 bool PoolManager::is_deleted_at_once(const Operation& operation, const VolumeRow& row) {
     const std::uint64_t blocks = row.size_sectors / pool_row_->spec.block_sectors;
-    return blocks <= kDeletedAtOnceBlocks || !row.parent.empty() || row.born_max == 0 ||
-           !operation.mount_directory.empty() || lost_.contains(row.thin_id) || replaced_.contains(row.thin_id) ||
-           store_.has_clones(row.thin_id);
+    const auto origin = row.origin_id ? store_.volume(*row.origin_id) : std::nullopt;
+    const bool has_parent = origin && origin->kind != "internal";
+    return blocks <= kDeletedAtOnceBlocks || has_parent || row.born_max == 0 || !operation.mount_directory.empty() ||
+           lost_.contains(row.thin_id) || replaced_.contains(row.thin_id) || store_.has_clones(row.thin_id);
 }
 
 // The kernel deletes in one step, in which nothing else goes on in the pool: so a large volume is given back in parts

@@ -58,6 +58,75 @@ TEST_CASE("a template is clean, sealed and cheap", "[device][mount]") {
     CHECK(lab.deactivate(xfs));
 }
 
+TEST_CASE("a template has the options that were asked for", "[device][mount]") {
+    MountLab lab;
+    auto request = request_of(lab.make_device(512), "ext4");
+    request.options = "bytes-per-inode=65536,inode-size=512,journal-mib=16,reserved-percent=3";
+    REQUIRE(lab.actor().handle(request));
+    const std::string header = run({"dumpe2fs", "-h", request.device.path});
+    CHECK_THAT(header, Catch::Contains("Inode count:              8192\n"));
+    CHECK_THAT(header,
+               Catch::Contains("Inode size:               512\n") || Catch::Contains("Inode size:\t          512\n"));
+    CHECK_THAT(header, Catch::Contains("Total journal size:       16M\n"));
+    CHECK_THAT(header, Catch::Contains("Reserved block count:     3932\n"));
+    run({"e2fsck", "-f", "-n", request.device.path});
+
+    request = request_of(lab.make_device(512), "xfs");
+    request.options = "inode-percent=10,inode-size=1024,log-mib=100";
+    REQUIRE(lab.actor().handle(request));
+    const std::string made =
+        run({"xfs_db", "-r", "-c", "sb 0", "-c", "p inodesize imax_pct logblocks", request.device.path});
+    CHECK(made == "inodesize = 1024\nimax_pct = 10\nlogblocks = 25600");
+    run({"xfs_repair", "-n", request.device.path});
+
+    request.options = "log-mib=20";
+    CHECK(code_of(lab.actor().handle(request)) == Errc::invalid_argument);
+    request = request_of(lab.make_device(16), "ext4");
+    request.options = "journal-mib=1024";  // mke2fs says by itself what does not fit.
+    CHECK_THAT(lab.actor().handle(request).error().message, Catch::Contains("journal"));
+}
+
+TEST_CASE("each option of a mount is one that the kernel takes", "[device][mount]") {
+    MountLab lab;
+    const std::vector<std::pair<std::string, std::vector<std::string>>> options = {
+        {"ext4",
+         {"dirsync", "discard", "lazytime", "nodev", "noexec", "nosuid", "sync", "commit=30", "data=journal",
+          "data=ordered", "data=writeback", "errors=continue", "errors=remount-ro", "nodelalloc"}},
+        {"xfs",
+         {"dirsync", "discard", "lazytime", "nodev", "noexec", "nosuid", "sync", "allocsize=65536", "gquota", "inode32",
+          "largeio", "logbsize=32768", "logbsize=262144", "logbufs=2", "prjquota", "uquota", "wsync"}}};
+    for (const auto& [fs, texts] : options) {
+        const auto device = lab.make_device(512);
+        REQUIRE(lab.actor().handle(request_of(device, fs)));
+        for (const std::string& text : texts) {
+            CAPTURE(fs, text);
+            schemas::Mount mount;
+            mount.device = device;
+            mount.id = "a";
+            mount.directory = "a";
+            mount.fs = fs;
+            mount.options = text;
+            const auto mounted = lab.actor().handle(mount);
+            INFO((mounted ? "" : mounted.error().message));
+            REQUIRE(mounted);
+            // Repeated, it is there.
+            CHECK(lab.actor().handle(mount));
+            // Those that are the kernel's default are not listed by it.
+            const std::string listed = run({"findmnt", "-n", "-o", "OPTIONS", mounted->path});
+            const bool is_default = text == "data=ordered" || text == "errors=continue";
+            const std::string shown = text == "gquota"            ? "grpquota"
+                                      : text == "uquota"          ? "usrquota"
+                                      : text == "allocsize=65536" ? "allocsize=64k"
+                                      : text == "logbsize=32768"  ? "logbsize=32k"
+                                      : text == "logbsize=262144" ? "logbsize=256k"
+                                                                  : text;
+            if (!is_default) CHECK_THAT("," + listed, Catch::Contains("," + shown));
+            CHECK_THAT(listed, Catch::Contains("noatime"));
+            REQUIRE(lab.actor().handle(schemas::Unmount{.directory = "a", .dm_uuid = device.dm_uuid}));
+        }
+    }
+}
+
 TEST_CASE("a device that somebody uses, or that has other names, is not formatted", "[device][mount]") {
     MountLab lab;
     const auto device = lab.make_device(64);

@@ -24,7 +24,11 @@ write_files() {
 }
 check_files() { (cd "$1" && sha256sum --quiet --check "$folder/sums") || fail "a file in $1 is not what was written"; }
 
-start_services --device-actors 2 --mount-actors 1
+cat >"$folder/cowslip.toml" <<'END'
+mkfs-xfs = 'inode-size=1024'
+mount-ext4 = 'nosuid'
+END
+start_services --device-actors 2 --mount-actors 1 --config "$folder/cowslip.toml"
 ask pool create --loop 2G
 
 # ---- resize
@@ -63,6 +67,23 @@ ask resize raw 16M
 expect 'size of the raw device' $((16 << 20)) "$(blockdev --getsize64 "$device")"
 ask detach raw
 ask rm --wait ext4 xfs raw
+
+# ---- options of file systems, as configured and as asked for
+
+options_of() { findmnt --noheadings --output OPTIONS "$(ask show "$1" --json | json 'd["mount"]')"; }
+ask create plain --size 64M --get
+expect_match 'configured options of a mount' '*nosuid*' "$(options_of plain)"
+ask create chosen --size 64M --mkfs bytes-per-inode=65536 --mount-options data=journal,noexec --get
+expect_match 'options of a mount' '*noexec*data=journal*' "$(options_of chosen)"
+expect 'inodes' 1024 "$(df --output=itotal "$(ask show chosen --json | json 'd["mount"]')" | tail -n 1 | tr -d ' ')"
+ask create large --size 320M --fs xfs --mount-options '' --get
+expect_match 'configured inodes of xfs' '*isize=1024*' "$(xfs_info "$(ask show large --json | json 'd["mount"]')")"
+ask create clone --parent chosen --get
+expect_match 'options of the mount of a clone' '*noexec*data=journal*' "$(options_of clone)"
+refused 2 create other --mount-options errors=panic
+refused 2 create other --parent chosen --mkfs inode-size=512
+for id in plain chosen large clone; do ask put "$id" --rm; done
+echo 'file systems were made and mounted with the options that were configured, asked for, or the parent had'
 
 # ---- freeze: a volume whose file system was not unmounted
 

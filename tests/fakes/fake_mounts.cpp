@@ -57,7 +57,7 @@ Result<void> FakeMounts::format(const schemas::MakeFilesystem& request) {
     if (state_.is_mounted(request.device.dm_uuid)) {
         return Error{Errc::in_use, fmt::format("device '{}': it is in use", request.device.path)};
     }
-    content(request.device.dm_uuid) = FakeFilesystem{.fs = request.fs};
+    content(request.device.dm_uuid) = FakeFilesystem{.fs = request.fs, .options = request.options};
     fill(request.device.dm_uuid);
     return {};
 }
@@ -162,7 +162,8 @@ Result<void> FakeMounts::mount(const schemas::Mount& request) {
     on_device.cut_off = false;
     found->second.mount =
         FakeMountState::Mount{.dm_uuid = request.device.dm_uuid,
-                              .options = {.read_only = request.read_only, .mount_label = request.mount_label}};
+                              .options = {.read_only = request.read_only, .mount_label = request.mount_label},
+                              .chosen = request.options};
     return {};
 }
 
@@ -223,7 +224,7 @@ Result<void> FakeMounts::shut_down(const std::string& directory) {
 Result<bool> FakeMounts::unmount(const std::string& directory) {
     if (find_mount(directory) == nullptr) return errno_error(EINVAL, "unmount '" + directory + "'");
     if (state_.holders.contains(directory)) return false;
-    const auto& [uuid, options] = *find_mount(directory);
+    const auto& [uuid, options, chosen] = *find_mount(directory);
     const bool wrote = !options.read_only && !state_.directories[directory].shut_down;
     if (wrote) content(uuid).journal = false;
     if (wrote && devices_.went_back && devices_.went_back(uuid)) content(uuid).cut_off = true;

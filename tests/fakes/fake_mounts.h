@@ -14,7 +14,8 @@
 namespace cowslip {
 
 struct FakeFilesystem {
-    std::string fs;  // Empty: the device is blank.
+    std::string fs;            // Empty: the device is blank.
+    std::string options = {};  // Those of its mkfs.
     bool root_prepared = false;
     bool fills_device = true;
     std::uint64_t sectors = 0;  // What it takes of its device.
@@ -27,6 +28,7 @@ struct FakeMountState {
     struct Mount {
         std::string dm_uuid;
         MountOptions options;
+        std::string chosen = {};
     };
     struct Directory {
         std::string id;

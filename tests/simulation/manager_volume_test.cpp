@@ -75,6 +75,74 @@ TEST_CASE("a clone outlives its parent, and is cloned and mounted like any other
     check_quiet(world);
 }
 
+TEST_CASE("a volume is made and mounted with the options that were asked for, or configured, and its clones like it",
+          "[manager]") {
+    Options options{.seed = 1};
+    options.manager.filesystems["ext4"] = {.mkfs = "reserved-percent=1", .mount = "nodev"};
+    World world(options);
+    make_pool_and_base(world);  // As it is configured.
+    const auto uuid_of = [&](const std::string& id) {
+        return thin_dm_uuid(world.store().pool()->spec.pool.uuid, show(world, id).thin_id);
+    };
+    const auto made_with = [&](const std::string& id) { return world.content(uuid_of(id)).options; };
+    const auto mounted_with = [&](const std::string& id) {
+        REQUIRE(world.call(get(id)));
+        return world.mounts.directories.at(volume_directory(id)).mount->chosen;
+    };
+    CHECK(mounted_with("base") == "nodev");
+    schemas::VolumeCreate request = create("own", "");
+    request.size_bytes = 64 * kMiB;
+    request.mkfs_options = "journal-mib=8,inode-size=512";
+    request.mount_options = "commit=30";
+    REQUIRE(world.call(request));
+    CHECK(show(world, "own").mkfs_options == "inode-size=512,journal-mib=8");
+    CHECK(mounted_with("own") == "commit=30");
+    request = create("bare", "");
+    request.size_bytes = 64 * kMiB;
+    request.mkfs_options = "";
+    request.mount_options = "";
+    REQUIRE(world.call(request));
+    CHECK(mounted_with("bare").empty());
+    REQUIRE(world.call(create("clone", "own")));
+    request = create("other clone", "own");
+    request.mount_options = "sync";
+    REQUIRE(world.call(request));
+    CHECK(mounted_with("clone") == "commit=30");
+    CHECK(mounted_with("other clone") == "sync");
+    CHECK(show(world, "other clone").mkfs_options == "inode-size=512,journal-mib=8");
+    CHECK(made_with("base") == "reserved-percent=1");
+    CHECK(made_with("own") == "inode-size=512,journal-mib=8");
+    CHECK(made_with("clone") == "inode-size=512,journal-mib=8");
+    CHECK(made_with("bare").empty());
+
+    // Also where the machine has begun anew, and from the pool's own backup.
+    world.cut_power();
+    world.run_for(5000);
+    CHECK(mounted_with("clone") == "commit=30");
+    check_quiet(world);
+}
+
+TEST_CASE("options of a file system that are wrong make no volume", "[manager]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    const auto refused = [&](const std::string& parent, const char* fs, std::optional<std::string> mkfs,
+                             std::optional<std::string> mount) {
+        schemas::VolumeCreate request = create("a", parent);
+        request.fs = fs;
+        request.mkfs_options = std::move(mkfs);
+        request.mount_options = std::move(mount);
+        return word(world.ask_once(request)) == "invalid_argument";
+    };
+    CHECK(refused("", "ext4", "O=^has_journal", std::nullopt));
+    CHECK(refused("", "ext4", std::nullopt, "errors=panic"));
+    CHECK(refused("", "xfs", "bytes-per-inode=8192", std::nullopt));
+    CHECK(refused("", "none", std::nullopt, "nodev"));
+    CHECK(refused("base", "", "inode-size=512", std::nullopt));
+    CHECK(refused("base", "", std::nullopt, "norecovery"));
+    CHECK_FALSE(exists(world, "a"));
+    check_quiet(world);
+}
+
 TEST_CASE("requests about one name are carried out in order of arrival", "[manager]") {
     World world({.seed = 1});
     make_pool_and_base(world);
@@ -376,6 +444,19 @@ TEST_CASE("a small volume, a clone and a parent of clones are deleted at once", 
     }
     REQUIRE(world.call(remove_and_wait("large")));
     CHECK(discards(world) == 0);
+    check_quiet(world);
+}
+
+TEST_CASE("a large clone is given back in parts once nobody shares with it any more", "[manager]") {
+    // Whoever had been made as a clone was deleted in one step for ever.
+    World world({.seed = 1});
+    make_large_pool(world);
+    create_large(world, 100000);
+    REQUIRE(world.call(create("clone", "large")));
+    REQUIRE(world.call(remove_and_wait("large")));
+    CHECK(discards(world) == 0);
+    REQUIRE(world.call(remove_and_wait("clone")));
+    CHECK(discards(world) == 9);
     check_quiet(world);
 }
 

@@ -60,6 +60,7 @@ TEST_CASE("a lost store is made anew from the pool, with what nobody knows under
     schemas::VolumeCreate labelled = create("b", "base");
     labelled.labels = {{"team", "blue"}};
     labelled.size_bytes = 128 * kMiB;
+    labelled.mount_options = "nodev";
     REQUIRE(world.call(labelled));
     REQUIRE(world.call(create("a", "base")));
     world.kill_manager();  // A generation opens, and with it goes a backup.
@@ -88,6 +89,7 @@ TEST_CASE("a lost store is made anew from the pool, with what nobody knows under
     CHECK(encode(show(world, "b").labels) == encode(b.labels));
     CHECK(show(world, "b").thin_id == b.thin_id);
     CHECK(show(world, "b").size_bytes == b.size_bytes);
+    CHECK(show(world, "b").mount_options == "nodev");
     CHECK(show(world, "b").parent == "base");
     CHECK(show(world, "b").created_at == b.created_at);
     CHECK(show(world, recovered).size_bytes == 64 * kMiB);

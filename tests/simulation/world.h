@@ -167,6 +167,7 @@ public:
     Store& store() { return *store_; }
     std::uint64_t commits_failed() const { return commits_failed_; }
     const std::deque<std::string>& history() const { return history_; }
+    FakeFilesystem& content(const std::string& dm_uuid);  // Of a device; as its origin has it, if it is new.
     std::mt19937_64& random() { return random_; }
     bool chance(double probability) { return std::uniform_real_distribution<>(0, 1)(random_) < probability; }
     std::int64_t between(std::int64_t least, std::int64_t most) {
@@ -232,7 +233,6 @@ private:
     void count_openers();
     CommandAnswer run_command(ActorKind kind, const schemas::Command& command);
     void actor_died(std::string name, std::string last_reply = {});
-    FakeFilesystem& content(const std::string& dm_uuid);
     std::uint64_t sectors_of(const std::string& dm_uuid) const;
     bool refuses_writes(const std::string& dm_uuid) const;
     std::string complain_about_store();

@@ -63,7 +63,8 @@ const std::string kExampleJson =
     R"({"id":"web","parent":"base","kind":"volume","state":"ready","thin_id":7,"transaction_id":4294967297,)"
     R"("size_bytes":10737418240,"fs":"ext4","created_at":"2026-11-23T08:00:00.000Z","labels":{"user":"ada"},)"
     R"("leases":[{"holder":"me","mode":"mounted_rw"}],"device":null,"mount":"/s/mnt/web/rootfs",)"
-    R"("mapped_bytes":1048576,"exclusive_bytes":null,"shared_bytes":null,"as_of":"2026-11-23T09:00:00.000Z"})";
+    R"("mapped_bytes":1048576,"exclusive_bytes":null,"shared_bytes":null,"as_of":"2026-11-23T09:00:00.000Z",)"
+    R"("mkfs_options":"","mount_options":""})";
 
 }  // namespace
 
@@ -161,6 +162,23 @@ TEST_CASE_METHOD(CommandsFixture, "create is silent in a script, and prints the 
     terminal = true;
     const auto shown = run({"create", "web"});
     CHECK((shown.out.empty() && shown.err.find("next: cowslip get") != std::string::npos));
+}
+
+TEST_CASE_METHOD(CommandsFixture, "create passes on how a file system is made and mounted, and empty is not absent",
+                 "[ctl]") {
+    std::vector<VolumeCreate> requests;
+    manager.on<VolumeCreate>([&](const VolumeCreate& request) -> Result<VolumeCreate::Reply> {
+        requests.push_back(request);
+        return VolumeCreate::Reply{example_volume(), ""};
+    });
+    manager.start();
+    CHECK(run({"create", "web", "--mkfs", "inode-size=512", "--mount-options", "nodev"}).code == 0);
+    CHECK(run({"create", "web", "--mkfs", "", "--mount-options", ""}).code == 0);
+    CHECK(run({"create", "web"}).code == 0);
+    REQUIRE(requests.size() == 3);
+    CHECK((requests[0].mkfs_options == "inode-size=512" && requests[0].mount_options == "nodev"));
+    CHECK((requests[1].mkfs_options == "" && requests[1].mount_options == ""));
+    CHECK_FALSE((requests[2].mkfs_options || requests[2].mount_options));
 }
 
 TEST_CASE_METHOD(CommandsFixture, "get prints the path and attach the device, alone", "[ctl]") {

@@ -85,6 +85,22 @@ TEST_CASE("the time between backups is a duration, or 0 for never", "[options]")
     CHECK_FALSE(read("0s"));
 }
 
+TEST_CASE("what new file systems get is in the file, and checked", "[options]") {
+    const TemporaryFolder folder;
+    const std::string config = folder / "config.toml";
+    std::ofstream(config) << "mkfs-ext4 = 'journal-mib=8,inode-size=512'\nmount_xfs = 'nodev'\n";
+    const auto outcome = parse({"--config", config});
+    REQUIRE_FALSE(outcome.parsed.ends);
+    const auto& filesystems = outcome.parsed.options.filesystems;
+    CHECK(filesystems.at("ext4") == FilesystemOptions{"inode-size=512,journal-mib=8", ""});
+    CHECK(filesystems.at("xfs") == FilesystemOptions{"", "nodev"});
+
+    std::ofstream(config) << "\nmount-ext4 = 'nobarrier'\n";
+    const auto wrong = parse({"--config", config});
+    CHECK((wrong.parsed.ends && wrong.parsed.exit_status == 2));
+    CHECK_THAT(wrong.text, Catch::Contains(config + ":2:14: 'mount-ext4' is wrong: mount options: ext4 has no"));
+}
+
 TEST_CASE("without flags the defaults hold", "[options]") {
     const auto outcome = parse({});
     CHECK_FALSE(outcome.parsed.ends);

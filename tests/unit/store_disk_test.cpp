@@ -131,6 +131,57 @@ TEST_CASE("a store that is damaged or cut short is refused, with the way out, an
     CHECK(bytes_of(file) == before);
 }
 
+TEST_CASE("a store of version 1 becomes one of this version, or stays it, at a power cut at each call of its disk",
+          "[store]") {
+    FakeDisk disk;
+    {
+        auto store = Store::open("store.db", disk.disk());
+        REQUIRE(store);
+        VolumeRow row;
+        row.thin_id = 2;
+        row.name = "a";
+        row.size_sectors = row.fs_sectors = 2048;
+        row.fs = "ext4";
+        store->insert_volume(row);
+        REQUIRE(store->commit());
+    }
+    REQUIRE(Database::open("store.db", disk.disk())
+                ->execute("DROP INDEX volume_by_origin; ALTER TABLE volume DROP COLUMN mkfs_options; "
+                          "ALTER TABLE volume DROP COLUMN mount_options; "
+                          "PRAGMA user_version=1"));
+    const FakeDisk::Image before = disk.image();
+    int cuts = 0;
+    for (const DiskCall call : {DiskCall::write, DiskCall::sync}) {
+        for (std::uint64_t nth = 0;; ++nth) {
+            CAPTURE(nth);
+            FakeDisk cut;
+            cut.put(before);
+            cut.fail({.call = call, .nth = nth, .for_ever = true});
+            const bool opened = static_cast<bool>(Store::open("store.db", cut.disk()));
+            if (!cut.has_failed()) {
+                CHECK(opened);
+                break;
+            }
+            ++cuts;
+            cut.kill();
+            cut.heal();
+            cut.cut_power();
+            auto store = Store::open("store.db", cut.disk());
+            INFO((store ? "" : store.error().message));
+            REQUIRE(store);
+            REQUIRE(store->find_volume("a"));
+            CHECK(store->find_volume("a")->options == FilesystemOptions{});
+            VolumeRow row = *store->find_volume("a");
+            row.thin_id = 3;
+            row.name = "b";
+            row.options = {.mkfs = "inode-size=512", .mount = "nodev"};
+            store->insert_volume(row);
+            CHECK(store->volume(3)->options == row.options);
+        }
+    }
+    CHECK(cuts > 2);
+}
+
 TEST_CASE("a store that was emptied is new, and one that is there is not", "[store]") {
     const TemporaryFolder folder;
     const std::string file = folder / "store.db";

@@ -40,6 +40,7 @@ VolumeRow some_volume(std::uint32_t thin_id, const std::string& name) {
     row.fs_sectors = 2048;
     row.fs = "ext4";
     row.labels = {{"k", "v"}};
+    row.options = {.mkfs = "inode-size=512", .mount = "nodev"};
     return row;
 }
 
@@ -382,11 +383,11 @@ TEST_CASE("a file that is not this program's store is refused and left as it is"
     }
     SECTION("of a newer version") {
         open_store(file);
-        write("PRAGMA user_version=2");
+        write("PRAGMA user_version=3");
         CHECK_THAT(refused(), Catch::Contains("newer cowslip"));
         auto database = Database::open(file);
         REQUIRE(database);
-        CHECK(number(*database, "PRAGMA user_version") == 2);
+        CHECK(number(*database, "PRAGMA user_version") == 3);
     }
     SECTION("no database at all") {
         std::ofstream(file) << std::string(8192, 'x');

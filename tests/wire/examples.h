@@ -86,7 +86,8 @@ inline PoolLimits example_pool_limits() {
             .min_free_bytes = 107374182,
             .min_free_metadata_bytes = 3355443,
             .queue_when_full = true,
-            .quotas = {{"team=blue", 10737418240}}};
+            .quotas = {{"team=blue", 10737418240}},
+            .overprovision_percent = 300};
 }
 
 inline PoolStatus::Reply example_pool_status() {
@@ -111,7 +112,8 @@ inline PoolStatus::Reply example_pool_status() {
             .reserve_bytes = 10737418240,
             .limits = example_pool_limits(),
             .quotas = {{.label = "team=blue", .bytes = {.used_bytes = 1073741824, .total_bytes = 10737418240}}},
-            .warnings = {"metadata is 82 % full"}};
+            .warnings = {"metadata is 82 % full"},
+            .promised_bytes = 32212254720};
 }
 
 inline Volume example_volume() {
@@ -131,7 +133,9 @@ inline Volume example_volume() {
             .mapped_bytes = 1048576,
             .exclusive_bytes = 262144,
             .shared_bytes = 786432,
-            .as_of = "2026-11-22T10:11:12.345Z"};
+            .as_of = "2026-11-22T10:11:12.345Z",
+            .mkfs_options = "inode-size=512",
+            .mount_options = "nodev"};
 }
 
 using EventBody = std::map<std::string, std::string>;
@@ -286,7 +290,10 @@ void for_each_device_message(Visitor&& visit) {
 
 template <class Visitor>
 void for_each_mount_message(Visitor&& visit) {
-    visit_message(visit, MakeFilesystem{.device = example_device(), .fs = "ext4", .stale_blocks = true}, {});
+    visit_message(
+        visit,
+        MakeFilesystem{.device = example_device(), .fs = "ext4", .stale_blocks = true, .options = "inode-size=512"},
+        {});
     visit_message(visit,
                   Mount{.device = example_device(),
                         .directory = "a%2Fb",
@@ -294,7 +301,8 @@ void for_each_mount_message(Visitor&& visit) {
                         .fs = "xfs",
                         .read_only = true,
                         .mount_label = "system_u:object_r:container_file_t:s0:c1,c2",
-                        .grow = true},
+                        .grow = true,
+                        .options = "commit=30,nodev"},
                   {.path = "/var/lib/cowslip/default/mnt/a%2Fb/rootfs", .grown = true});
     visit_message(visit,
                   Unmount{.directory = "a%2Fb",
@@ -337,6 +345,13 @@ void for_each_pool_message(Visitor&& visit) {
                              .no_zeroing = true,
                              .devices = {"/dev/vdd", "/dev/vde"},
                              .data_bytes = 21474836480},
+                  example_pool_status());
+    visit_message(visit,
+                  PoolSetLimits{.max_bytes = 42949672960,
+                                .grow_step_bytes = 2147483648,
+                                .min_free_bytes = 0,
+                                .min_free_metadata_bytes = 3355443,
+                                .overprovision_percent = 300},
                   example_pool_status());
     visit_message(visit, PoolQuota{.label = "team=blue", .max_bytes = 10737418240},
                   {.label = "team=blue", .bytes = {.used_bytes = 1073741824, .total_bytes = 10737418240}});
@@ -418,7 +433,9 @@ void for_each_volume_message(Visitor&& visit) {
                                .get = true,
                                .holder = holder,
                                .mount_label = "label",
-                               .filling = true},
+                               .filling = true,
+                               .mkfs_options = "inode-size=512",
+                               .mount_options = "nodev"},
                   {.volume = example_volume(), .path = "/var/lib/cowslip/default/mnt/app/rootfs"});
     visit_message(visit, VolumeRemove{.id = "app", .wait = true, .must_exist = true, .thin_id = 42}, {.existed = true});
     visit_message(visit, VolumeResize{.id = "app", .size_bytes = 21474836480},
