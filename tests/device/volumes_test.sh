@@ -71,14 +71,14 @@ ask rm --wait ext4 xfs raw
 # ---- options of file systems, as configured and as asked for
 
 options_of() { findmnt --noheadings --output OPTIONS "$(ask show "$1" --json | json 'd["mount"]')"; }
-ask create plain --size 64M --get
+ask create plain --size 64M --get >/dev/null
 expect_match 'configured options of a mount' '*nosuid*' "$(options_of plain)"
-ask create chosen --size 64M --mkfs bytes-per-inode=65536 --mount-options data=journal,noexec --get
+ask create chosen --size 64M --mkfs bytes-per-inode=65536 --mount-options data=journal,noexec --get >/dev/null
 expect_match 'options of a mount' '*noexec*data=journal*' "$(options_of chosen)"
 expect 'inodes' 1024 "$(df --output=itotal "$(ask show chosen --json | json 'd["mount"]')" | tail -n 1 | tr -d ' ')"
-ask create large --size 320M --fs xfs --mount-options '' --get
+ask create large --size 320M --fs xfs --mount-options '' --get >/dev/null
 expect_match 'configured inodes of xfs' '*isize=1024*' "$(xfs_info "$(ask show large --json | json 'd["mount"]')")"
-ask create clone --parent chosen --get
+ask create clone --parent chosen --get >/dev/null
 expect_match 'options of the mount of a clone' '*noexec*data=journal*' "$(options_of clone)"
 refused 2 create other --mount-options errors=panic
 refused 2 create other --parent chosen --mkfs inode-size=512
