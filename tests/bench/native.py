@@ -23,6 +23,7 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "../.."))
 BIN = os.path.join(ROOT, "build/release/bin")
 FOLDER, VOLUMES, FIGURES = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 ROUNDS = 5
+SUBSCRIBER_PAIRS = 20
 BEGUN = time.monotonic()
 SIZE = 512 << 20
 
@@ -55,7 +56,7 @@ class Service:
             if self.manager.poll() is not None:
                 sys.exit("bench: the manager does not start:\n" + open(self.log.name).read())
             time.sleep(0.005)
-        self.cowslip("ask", "leases")  # Waits for the end of the start.
+        self.cowslip("leases")  # Waits for the end of the start.
         return time.monotonic() - begun
 
     def kill(self):
@@ -153,6 +154,44 @@ def measure_syncs(service, figures):
             figures[f"{prefix}.turns"] = result["turns"]
 
 
+@contextlib.contextmanager
+def subscribers(service, count, stopped):
+    """So many, and some more that do not read what they get."""
+    def start(number):
+        process = subprocess.Popen([f"{BIN}/cowslip-bench-subscribers", "--socket", f"{service.state}/run/events.sock", "--count",
+                                    str(number)], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()  # ready
+        return process
+    reading, idle = start(count), start(stopped)
+    idle.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        idle.send_signal(signal.SIGCONT)
+        for process in (reading, idle):
+            process.terminate()
+            process.wait()
+
+
+def measure_subscribers(service, figures):
+    """The cycle without anybody who listens and with 100, one of them stopped, in turns."""
+    def cycle():
+        return service.cycle(1, 50)["request_path_p50"]
+
+    before = service.memory_mib()
+    ratios = []
+    for _ in range(SUBSCRIBER_PAIRS):
+        alone = cycle()
+        with subscribers(service, 99, 1):
+            ratios.append(cycle() / alone)
+    figures["subscribers.cycle_ratio"] = median(ratios)
+    with subscribers(service, 99, 1):
+        service.cycle(16, 400)
+        figures["subscribers.memory_more_mib"] = service.memory_mib() - before
+    say(f"100 subscribers, one of them stopped: a cycle takes {median(ratios):.2f} of what it takes without, "
+        f"{figures['subscribers.memory_more_mib']:.1f} MiB more")
+
+
 def measure_scale(service, figures):
     """The same requests with few volumes and with many."""
     def look():
@@ -191,6 +230,7 @@ GOALS = {
     "native.cycle.k1.store_syncs": ("<=", 4),
     "native.cycle.k16.store_syncs": ("<=", 2),
     "native.cycle.k64.store_syncs": ("<=", 1),
+    "subscribers.cycle_ratio": ("<=", 1.05),
     "scale.create_p50_ratio": ("<=", 1.1),
     "scale.get_p50_ratio": ("<=", 1.1),
     "scale.memory_mib": ("<=", 64),
@@ -209,6 +249,7 @@ def main():
             measure_queries(service, folder, figures)
             measure_creates(service, folder, figures)
             measure_syncs(service, figures)
+            measure_subscribers(service, figures)
             measure_scale(service, figures)
         finally:
             service.end()

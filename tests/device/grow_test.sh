@@ -79,6 +79,7 @@ if fill "$device" d 40 2>"$folder/dd"; then fail 'no error from a full pool'; fi
 expect_match 'what fsync says' '*dd:*' "$(cat "$folder/dd")"
 wait_for 2 mode_is out_of_data_space || fail 'the pool is not said to be full'
 expect_match 'the event' '*out_of_data_space*' "$(ask events --since 0 | grep pool.mode)"
+expect_match 'who is told that he may be writing to it' '*raw*fail*' "$(ask events --since 0 | grep volume.no_space)"
 # Still hammered, and answering.
 (until [[ -e $folder/enough ]]; do fill "$device" e 1 seek=128 2>/dev/null || true; done) &
 hammer=$!
