@@ -40,6 +40,7 @@ public:
         tag = *buffer;
         return 0;
     }
+    int flush() { return fsync(device_.get()) < 0 ? errno : 0; }
     int discard(std::uint64_t begin, std::uint64_t end) {
         std::array<std::uint64_t, 2> range = {begin * kSectorBytes, (end - begin) * kSectorBytes};
         return ioctl(device_.get(), BLKDISCARD, range.data()) < 0 ? errno : 0;

@@ -3,9 +3,10 @@
 // something about dm-thin that nobody here knew.
 //
 // Operations: devices, tables and messages; reads, writes and discards of thins, whose blocks are shared by snapshots;
-// the pool has few blocks, so that it is often full, and grows; its metadata become larger, cannot be written for a
-// while, so that commits fail, or cannot be read while one fails. Compared after each: what was answered or read, and
-// all devices' state, tables and status. Not how many metadata blocks are used: the fake has no b-trees.
+// the pool has few blocks, so that it is often full, and grows; its metadata are filled and become larger, cannot be
+// written for a while, so that commits fail, or cannot be read while one fails. Compared after each: what was answered
+// or read, and all devices' state, tables and status. Not how many metadata blocks are used: the fake has no b-trees,
+// and is told when they are full.
 //
 // COWSLIP_MODEL_STEPS=10000 COWSLIP_MODEL_SEED=1: how much and which; a failing seed fails again.
 #include <algorithm>
@@ -30,7 +31,7 @@ namespace cowslip {
 
 namespace {
 
-constexpr std::uint64_t kMetadataSectors = 8192;
+constexpr std::uint64_t kMetadataSectors = 2048;
 constexpr std::uint64_t kBlockSectors = 128;
 constexpr std::uint64_t kDataSectors = 32 * kBlockSectors;  // Few, so that pools are often full.
 constexpr std::uint64_t kPieceSectors = 8;                  // The least that is written to a block.
@@ -62,6 +63,7 @@ struct Side {
     std::function<std::string(const DmDevice&, std::uint64_t block)> read;
     std::function<std::string(const DmDevice&, std::uint64_t block)> discard;
     std::function<void()> grow_metadata;
+    std::function<void(const DmDevice&)> fill_metadata;
     // Of the metadata's disk: no writes, nothing at all, and all is well again.
     std::function<void()> fail_writes;
     std::function<void()> fail_all;
@@ -159,6 +161,9 @@ public:
         if (main && main->live_table && !faulty_ && below(60) == 0)
             return below(4) == 0 ? lose_metadata("pool") : break_metadata();
         if (main && main->live_table && is_broken(fake) && below(12) == 0) return put_in_order();
+        if (main && main->live_table && !main->inactive_table && !main->suspended && !faulty_ && below(150) == 0 &&
+            is_writable(fake))
+            return fill_metadata("pool");
         // Most of the time there is a pool that works, and thins with tables.
         if (!main && below(4) != 0) return create("pool");
         if (main && !main->live_table && below(4) != 0)
@@ -196,7 +201,7 @@ public:
             case 12:
                 return let_go(thin);
             case 13:
-                return below(8) == 0 ? grow_metadata() : message(pool);
+                return below(4) == 0 ? grow_metadata() : message(pool);
             default:
                 return message(pool);
         }
@@ -208,6 +213,10 @@ private:
     static bool is_broken(Side& fake) {
         const auto status = parse_thin_pool_status(fake.dm.status(device("pool")).value()->parameters).value();
         return status.needs_check || status.mode == PoolMode::fail;
+    }
+    static bool is_writable(Side& fake) {
+        const auto status = parse_thin_pool_status(fake.dm.status(device("pool")).value()->parameters).value();
+        return status.mode == PoolMode::rw;
     }
     std::size_t below(std::size_t limit) { return std::uniform_int_distribution<std::size_t>(0, limit - 1)(random_); }
     bool flip() { return below(2) == 0; }
@@ -316,6 +325,17 @@ private:
                 return text;
             }};
     }
+    // What fits is not known to the fake, which has no b-trees.
+    static Step fill_metadata(const std::string& pool) {
+        return {"fill the metadata of " + pool, [pool](Side& side) {
+                    // A larger device is taken up before.
+                    const DmTarget table = side.dm.table(device(pool)).value().value();
+                    const std::string loaded = errno_of(side.dm.load(device(pool), table, false));
+                    const std::string resumed = errno_of(side.dm.resume(device(pool)));
+                    side.fill_metadata(device(pool));
+                    return loaded + " " + resumed;
+                }};
+    }
     Step break_metadata() {
         faulty_ = true;
         return {"metadata cannot be written", [](Side& side) {
@@ -396,7 +416,10 @@ public:
     }
     std::string write(const DmDevice& thin, std::uint64_t block, const Write& piece) {
         const std::uint64_t begin = block * kBlockSectors;
-        return errno_of(open(thin, O_RDWR).write(begin + piece.begin, begin + piece.end, piece.tag));
+        DirectIo opened = open(thin, O_RDWR);
+        const int answer = opened.write(begin + piece.begin, begin + piece.end, piece.tag);
+        let_worker_commit(opened);
+        return errno_of(answer);
     }
     std::string read(const DmDevice& thin, std::uint64_t block) {
         DirectIo opened = open(thin, O_RDONLY);
@@ -409,10 +432,16 @@ public:
         return read_piece(begin) + " " + read_piece(begin + kBlockSectors - kPieceSectors);
     }
     std::string discard(const DmDevice& thin, std::uint64_t block) {
-        return errno_of(open(thin, O_RDWR).discard(block * kBlockSectors, (block + 1) * kBlockSectors));
+        DirectIo opened = open(thin, O_RDWR);
+        const int answer = opened.discard(block * kBlockSectors, (block + 1) * kBlockSectors);
+        let_worker_commit(opened);
+        return errno_of(answer);
     }
 
 private:
+    // Else it may do so while a message commits, see below. What comes of it is seen in the pool's status.
+    static void let_worker_commit(DirectIo& opened) { static_cast<void>(opened.flush()); }
+
     DeviceMapper& dm_;
 };
 
@@ -448,9 +477,30 @@ private:
     std::map<std::uint64_t, Tags> tags_;  // By block of the data.
 };
 
+// Makes thins, from one id on, until there is no room in the metadata, and some more in the kernel's reserve: what
+// others free does not change it then. Gives the next id.
+std::uint32_t fill(DeviceMapper& dm, const DmDevice& pool, std::uint32_t thin_id) {
+    constexpr int kInReserve = 14;
+    const DmTarget table = dm.table(pool).value().value();
+    for (int refused = 0; refused < kInReserve;) {
+        const int answer = dm.message(pool, create_thin_message(thin_id));
+        if (answer == 0) {
+            ++thin_id;
+            continue;
+        }
+        REQUIRE(answer == EOPNOTSUPP);
+        ++refused;
+        if (refused == kInReserve) break;
+        REQUIRE(dm.load(pool, table, false) == 0);
+        REQUIRE(dm.resume(pool) == 0);
+    }
+    return thin_id;
+}
+
 // An episode: blank disks, at most so many steps; gives the steps done.
 void run_episode(DeviceMapper& dm, Chooser& chooser, int steps) {
     std::uint64_t metadata_sectors = kMetadataSectors;
+    std::uint32_t next_filler = 1000;
     FaultyDisk metadata(dm, metadata_sectors);
     const LoopDisk data(kDataSectors);
     FakeKernel kernel;
@@ -472,6 +522,7 @@ void run_episode(DeviceMapper& dm, Chooser& chooser, int steps) {
         .read = [&](const DmDevice& thin, std::uint64_t block) { return real_io.read(thin, block); },
         .discard = [&](const DmDevice& thin, std::uint64_t block) { return real_io.discard(thin, block); },
         .grow_metadata = [&] { metadata.grow(metadata_sectors += kMetadataSectors); },
+        .fill_metadata = [&](const DmDevice& pool) { next_filler = fill(dm, pool, next_filler); },
         .fail_writes = [&] { metadata.fail_writes(); },
         .fail_all = [&] { metadata.fail_all(); },
         .heal = [&] { metadata.heal(); },
@@ -500,6 +551,13 @@ void run_episode(DeviceMapper& dm, Chooser& chooser, int steps) {
               .read = [&](const DmDevice& thin, std::uint64_t block) { return fake_io.read(thin, block); },
               .discard = [&](const DmDevice& thin, std::uint64_t block) { return fake_io.discard(thin, block); },
               .grow_metadata = [&] { fake_metadata.sectors += kMetadataSectors; },
+              .fill_metadata =
+                  [&](const DmDevice& pool) {
+                      const auto status = parse_thin_pool_status(fake_dm.status(pool).value()->parameters).value();
+                      kernel.used_metadata_blocks = status.total_metadata_blocks;
+                      static_cast<void>(fake_dm.message(
+                          pool, set_transaction_id_message(status.transaction_id, status.transaction_id)));
+                  },
               .fail_writes = [&] { kernel.fail_commits = ~0U; },
               .fail_all =
                   [&] {
@@ -527,6 +585,16 @@ void run_episode(DeviceMapper& dm, Chooser& chooser, int steps) {
         const std::string expected = step.run(fake);
         const std::string got = step.run(real);
         history += fmt::format("{} = {}\n", step.text, got);
+        // Two commits that fail at once, a message's and one by the pool's worker, which makes one every second when
+        // there is something to commit: the second finds metadata that are read-only already, and the kernel fails the
+        // pool. That is a matter of microseconds, and accepted.
+        for (auto& [number, pool] : kernel.pools) {
+            const DmDevice& found = kernel.devices.at(number).device;
+            const auto line = dm.status(found).value();
+            if (kernel.fail_commits == 0 || !pool.core.needs_check || !line || line->parameters != "Fail") continue;
+            pool.mode = PoolMode::fail;
+            pool.core.needs_check = false;  // It could not be set.
+        }
         if (got != expected || real.describe() != fake.describe()) {
             FAIL(history << "the kernel: " << got << "\n"
                          << real.describe() << "the fake: " << expected << "\n"

@@ -113,7 +113,7 @@ bool is_writable(const FakePool& pool) {
 std::uint64_t FakeMetadata::used_data_blocks() const {
     std::vector<const FakeMapping*> mappings;
     add_mappings(*this, mappings);
-    return count_data_blocks(mappings);
+    return count_data_blocks(mappings) + leaked_blocks;
 }
 
 void FakeMetadata::remap(std::uint32_t thin_id, std::uint64_t blocks) {
@@ -175,6 +175,11 @@ int FakeKernel::write_blocks(FakePool& pool, FakeWrite& write) {
         if (to_give == 0) {
             pool.mode = PoolMode::out_of_data_space;
             return ENOSPC;
+        }
+        if (!has_metadata_space(pool)) {
+            pool.core.leaked_blocks++;
+            static_cast<void>(commit(pool));
+            return EIO;
         }
         thin->second.blocks.map(write.begin, {1, {pool.core.next_block++, pool.core.time}});
         thin->second.changed = true;
@@ -303,7 +308,7 @@ std::uint64_t FakeKernel::taken_data_blocks(const FakePool& pool) const {
     std::vector<const FakeMapping*> mappings;
     add_mappings(pool.core, mappings);
     add_mappings(media.at(pool.medium).metadata, mappings);
-    return count_data_blocks(mappings);
+    return count_data_blocks(mappings) + pool.core.leaked_blocks;
 }
 
 std::uint32_t FakeKernel::thin_id_of(const DmDevice& thin) const {

@@ -69,6 +69,7 @@ struct FakeMetadata {
     std::uint64_t transaction_id = 0;
     std::uint32_t time = 0;
     std::uint64_t next_block = 0;
+    std::uint64_t leaked_blocks = 0;  // Taken for a write that could not be mapped.
     std::uint64_t held_root = 0;
     bool leaf_damaged = false;                // In a block that a load does not read; thin_check does, and a create.
     int load_error = 0;                       // Of a load: ENOTBLK if it reads a block that is another's, or none.
