@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <filesystem>
 #include <memory>
 
 #include <fmt/format.h>
@@ -22,10 +24,9 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-// A manager that is started again is there within half a second, and a look costs little.
-constexpr std::chrono::milliseconds kRetryLeast = 20ms;
-constexpr std::chrono::milliseconds kRetryMost = 100ms;
-constexpr int kRetriesOfItsAbsence = 16;
+// Between two looks for a manager: where its door is watched, and where it cannot be.
+constexpr std::chrono::milliseconds kRetryBesideWatch = 1000ms;
+constexpr std::chrono::milliseconds kRetry = 100ms;
 constexpr std::chrono::milliseconds kConnectMost = 10s;
 constexpr std::chrono::milliseconds kIdleWait = 60s;
 constexpr std::chrono::milliseconds kLastReplyMost = 1s;
@@ -156,6 +157,25 @@ bool readable(int fd) {
     return wait_readable({}, {&fd, 1}, 0ms) == Woken::event;
 }
 
+// Tells when a door is made in the folder, which gets its name there when it is open (bus.cpp): so a manager that is
+// started again is met at once, and while it starts nobody takes its processor by looking for it.
+class DoorWatch {
+public:
+    explicit DoorWatch(const std::string& socket_path)
+        : folder_(std::filesystem::path(socket_path).parent_path()), fd_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {}
+    // From now on, whatever there was before; also where the folder is another one since. False: it cannot be watched.
+    bool begin() {
+        std::array<char, 4096> seen{};
+        while (fd_ && ::read(fd_.get(), seen.data(), seen.size()) > 0) continue;
+        return fd_ && ::inotify_add_watch(fd_.get(), folder_.c_str(), IN_MOVED_TO | IN_ONLYDIR) >= 0;
+    }
+    int fd() const { return fd_.get(); }
+
+private:
+    std::string folder_;
+    Fd fd_;
+};
+
 // Without its name in the folder the lock shows nothing to anybody, and the manager would take us
 // for dead.
 Result<void> check_lock_is_seen(const ActorLock& lock) {
@@ -260,9 +280,10 @@ Result<std::vector<std::string>> list_actor_locks(const std::string& actors_fold
 Result<void> serve_manager(BusContext& context, const ActorLock& lock, const ActorSession& session,
                            const CommandHandler& handler) {
     std::string complaint;  // Said once, not at every try.
-    auto there_until = Clock::now();
+    DoorWatch door(session.socket_path);
     while (!readable(session.stop_fd)) {
         TRY(check_lock_is_seen(lock));
+        const bool watched = door.begin();
         const auto begun = Clock::now();
         auto socket = open_session(context, lock, session);
         if (!socket) {
@@ -272,15 +293,14 @@ Result<void> serve_manager(BusContext& context, const ActorLock& lock, const Act
             complaint = socket.error().message;
             // A manager that is slow to let us in has others to let in, too: those who soon come again make it slower.
             const auto took = std::chrono::ceil<std::chrono::milliseconds>(Clock::now() - begun);
-            const auto away = std::chrono::floor<std::chrono::milliseconds>(Clock::now() - there_until);
-            const auto pause = std::clamp(away / kRetriesOfItsAbsence, kRetryLeast, kRetryMost);
-            wait_readable({}, {&session.stop_fd, 1}, std::max(pause, took));
+            const std::array<int, 2> fds = {session.stop_fd, door.fd()};
+            wait_readable({}, std::span(fds).first(watched ? 2 : 1),
+                          std::max(watched ? kRetryBesideWatch : kRetry, took));
             continue;
         }
         spdlog::info("event=session_began incarnation={} manager={}", lock.incarnation(), session.socket_path);
         complaint.clear();
         if (serve_session(std::move(*socket), session, handler) == SessionEnd::stopped) break;
-        there_until = Clock::now();
         spdlog::info("event=session_ended incarnation={}", lock.incarnation());
     }
     spdlog::info("event=stopped incarnation={}", lock.incarnation());

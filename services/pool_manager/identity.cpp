@@ -137,6 +137,9 @@ void PoolManager::begin_backup() {
 Task<std::string> PoolManager::write_backup(Operation& operation) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
     Result<void> written = co_await write_ring(operation);
+    if (!written && pool_.mode == "rw") {
+        find(FindingKind::store_backup, pool_row_->name, fmt::format("{}; it is tried again", written.error().message));
+    }
     if (!written) co_return written.error();
     co_return "";
 }
@@ -191,6 +194,7 @@ Task<void> PoolManager::write_ring(Operation& operation) {
     if (!written) co_return written.error();
     backup_sequence_ = *sequence;
     count("store_backups");
+    unfind(FindingKind::store_backup, pool_row_->name);
     co_return {};
 }
 
@@ -198,6 +202,12 @@ Task<void> PoolManager::write_ring(Operation& operation) {
 Task<std::uint64_t> PoolManager::next_backup_sequence(Operation& operation) {
     if (backup_sequence_ != 0) co_return backup_sequence_ + 1;
     Result<std::string> heads = co_await read_internal(operation, schemas::kBackupsThinId, 0, kBackupHeadsBytes);
+    if (!heads && heads.error().code == Errc::not_found) {
+        std::vector<std::uint32_t> made;
+        Result<void> anew = co_await make_internal_thin(operation, schemas::kBackupsThinId, &made);
+        if (!anew) co_return anew.error();
+        co_return 1;
+    }
     if (!heads) co_return heads.error();
     const auto found = find_backups(*heads, pool_row_->spec.pool.uuid);
     co_return found.empty() ? 1 : found.front().sequence + 1;

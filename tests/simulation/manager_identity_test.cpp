@@ -259,8 +259,31 @@ TEST_CASE("a backup into the pool whose ring cannot be read is made as soon as i
     world.run_until([&] { return world.ready(); });
     REQUIRE(world.call(create("a", "base")));
     world.run_for(130000);
+    CHECK(findings(world) == std::vector<std::string>{"store-backup default"});
     world.answer_instead = nullptr;
     world.run_for(130000);
+    CHECK(findings(world).empty());
+    world.kill_manager();
+    world.put_store({});
+    world.run_for(1000);
+    const auto rebuilt = world.call(schemas::PoolRebuild{});
+    REQUIRE(rebuilt);
+    CHECK(rebuilt->recovered.empty());
+    CHECK(exists(world, "a"));
+    check_quiet(world);
+}
+
+TEST_CASE("a ring of backups that somebody has deleted is made anew", "[manager][identity]") {
+    // Bug: each backup into the pool failed from then on, and nobody was told.
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    world.run_for(70000);
+    world.kernel.pools.begin()->second.core.thins.erase(schemas::kBackupsThinId);
+    world.kill_manager();
+    world.run_for(5000);
+    REQUIRE(world.call(create("a", "base")));
+    world.run_for(130000);
+    CHECK(findings(world).empty());
     world.kill_manager();
     world.put_store({});
     world.run_for(1000);
