@@ -105,7 +105,7 @@ void PoolManager::begin_load_again() {
 // Whoever brings up the pool holds kStartKey; kPoolKey may be held by those who wait for this one.
 Task<std::string> PoolManager::load_again(Operation& operation) {
     const NameLock lock = co_await names_.acquire(kStartKey, LockMode::exclusive);
-    if (pool_.loaded || !pool_.frozen.empty() || pool_row_->state != "ready") co_return "";
+    if (!pool_row_ || pool_.loaded || !pool_.frozen.empty() || pool_row_->state != "ready") co_return "";
     Result<void> started = co_await bring_up_pool(operation);
     if (!started) co_return started.error();
     co_return "";

@@ -137,7 +137,8 @@ void PoolManager::begin_backup() {
 Task<std::string> PoolManager::write_backup(Operation& operation) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::shared);
     Result<void> written = co_await write_ring(operation);
-    if (!written && pool_.mode == "rw") {
+    // Once is no news: it is tried again in a minute.
+    if (!written && ++backups_failed_ > 1 && pool_.mode == "rw") {
         find(FindingKind::store_backup, pool_row_->name, fmt::format("{}; it is tried again", written.error().message));
     }
     if (!written) co_return written.error();
@@ -194,6 +195,7 @@ Task<void> PoolManager::write_ring(Operation& operation) {
     if (!written) co_return written.error();
     backup_sequence_ = *sequence;
     count("store_backups");
+    backups_failed_ = 0;
     unfind(FindingKind::store_backup, pool_row_->name);
     co_return {};
 }

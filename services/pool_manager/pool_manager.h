@@ -624,6 +624,7 @@ private:
     std::int64_t generation_opened_ms_ = 0;
     bool backup_due_ = false;  // Volumes have changed since the last one.
     std::int64_t backup_begun_ms_ = 0;
+    int backups_failed_ = 0;             // Into the pool, one after the other.
     std::uint64_t backup_sequence_ = 0;  // Of the newest in the pool; 0: not looked at yet.
     bool store_changed_ = true;          // Since the last backup beside it, as far as a backup is for.
     std::optional<DatabaseCopy> copy_;   // A backup beside the store, in the making.

@@ -54,6 +54,8 @@ Result<void> PoolManager::may_rebuild(const Operation& operation) {
 
 Task<std::string> PoolManager::rebuild_pool(Operation& operation, schemas::PoolRebuild request) {
     const NameLock lock = co_await names_.acquire(kPoolKey, LockMode::exclusive);
+    // The row is there in memory only: no repair or growth is to come upon it, and be left with none.
+    const NameLock alone = co_await names_.acquire(kStartKey, LockMode::exclusive);
     Result<void> allowed = may_rebuild(operation);
     if (!allowed) co_return allowed.error();
     const std::optional<PoolRow> row_before = pool_row_;

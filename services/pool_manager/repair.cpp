@@ -91,7 +91,8 @@ Task<schemas::PoolRepair::Reply> PoolManager::repair_pool(Operation& operation, 
     if (pool_row_ && pool_row_->spec.backing == "adopted") {
         co_return Error{Errc::invalid_argument, "an adopted pool is for its owner to repair"};
     }
-    const bool mends_superblock = pool_.verdict == PoolVerdict::superblock_damaged;  // At an operator's word alone.
+    const bool mends_superblock =
+        pool_row_ && pool_.verdict == PoolVerdict::superblock_damaged;  // At an operator's word alone.
     if (!pool_.frozen.empty() && !mends_superblock) co_return Error{Errc::needs_repair, pool_.frozen};
     schemas::PoolRepair::Reply reply;
     reply.how = "nothing";
