@@ -105,7 +105,9 @@ Result<std::string> check(const std::string& what, const std::vector<Known>& kno
         return Error{Errc::invalid_argument, fmt::format("{}: at most {} bytes", what, kLongestText)};
     }
     const auto options = split_options(text);
-    for (const auto& [name, value] : options) {
+    for (const auto& given : options) {
+        const std::string& name = given.first;
+        const std::string& value = given.second;
         const auto option =
             std::find_if(known.begin(), known.end(), [&](const Known& k) { return k.name == name && is_of(k, fs); });
         if (option == known.end()) {
