@@ -1,5 +1,7 @@
 // How far the pool may go by itself, and how many bytes volumes may be promised, all of them and those of one label. A
 // limit is one commit, so nothing of it is taken up again after a crash; what is promised is counted from the rows.
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "common/names.h"
@@ -129,7 +131,8 @@ Result<void> PoolManager::check_promise(std::uint64_t more_bytes) {
     const std::uint32_t percent = pool_row_->limits.overprovision_percent;
     if (percent == 0 || !pool_.status) return {};
     const std::uint64_t total = space_of(0).total;
-    const std::uint64_t most = total / 100 * percent;
+    const std::uint64_t hundredth = std::max<std::uint64_t>(total / 100, 1);
+    const std::uint64_t most = hundredth * std::min(std::uint64_t{percent}, ~std::uint64_t{0} / hundredth);
     const std::uint64_t promised = store_.promised_bytes();
     if (more_bytes <= most && promised <= most - more_bytes) return {};
     return Error{Errc::no_space,

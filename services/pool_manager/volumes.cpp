@@ -512,11 +512,11 @@ Task<std::string> PoolManager::finish_removal(Operation& operation, std::string 
 // A clone shares its mappings with its parent, and a parent with its clones, but for what was written since: the kernel
 // deletes one of them the sooner the more it shares, and what is given back part by part would be copied first.
 bool PoolManager::is_deleted_at_once(const Operation& operation, const VolumeRow& row) {
-    const std::uint64_t blocks = row.size_sectors / pool_row_->spec.block_sectors;
+    if (row.size_sectors / pool_row_->spec.block_sectors <= kDeletedAtOnceBlocks) return true;
     const auto origin = row.origin_id ? store_.volume(*row.origin_id) : std::nullopt;
     const bool has_parent = origin && origin->kind != "internal";
-    return blocks <= kDeletedAtOnceBlocks || has_parent || row.born_max == 0 || !operation.mount_directory.empty() ||
-           lost_.contains(row.thin_id) || replaced_.contains(row.thin_id) || store_.has_clones(row.thin_id);
+    return has_parent || row.born_max == 0 || !operation.mount_directory.empty() || lost_.contains(row.thin_id) ||
+           replaced_.contains(row.thin_id) || store_.has_clones(row.thin_id);
 }
 
 // The kernel deletes in one step, in which nothing else goes on in the pool: so a large volume is given back in parts

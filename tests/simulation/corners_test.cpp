@@ -144,9 +144,7 @@ namespace {
 
 void lose_store_of(World& world) {
     world.run_for(70000);
-    world.kill_manager();
-    world.put_store({});
-    world.run_for(1000);
+    lose_store(world);
 }
 
 }  // namespace

@@ -263,9 +263,7 @@ TEST_CASE("a backup into the pool whose ring cannot be read is made as soon as i
     world.answer_instead = nullptr;
     world.run_for(130000);
     CHECK(findings(world).empty());
-    world.kill_manager();
-    world.put_store({});
-    world.run_for(1000);
+    lose_store(world);
     const auto rebuilt = world.call(schemas::PoolRebuild{});
     REQUIRE(rebuilt);
     CHECK(rebuilt->recovered.empty());
@@ -284,9 +282,7 @@ TEST_CASE("a ring of backups that somebody has deleted is made anew", "[manager]
     REQUIRE(world.call(create("a", "base")));
     world.run_for(130000);
     CHECK(findings(world).empty());
-    world.kill_manager();
-    world.put_store({});
-    world.run_for(1000);
+    lose_store(world);
     const auto rebuilt = world.call(schemas::PoolRebuild{});
     REQUIRE(rebuilt);
     CHECK(rebuilt->recovered.empty());

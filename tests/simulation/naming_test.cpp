@@ -272,9 +272,7 @@ TEST_CASE("a store that is made anew knows images, sizes, new names and labels",
     label.set = {{"team", "blue"}};
     REQUIRE(world.call(label));
     world.run_for(120 * 1000);  // The pool has a backup of it by then.
-    world.kill_manager();
-    world.put_store({});
-    world.run_for(1000);
+    lose_store(world);
     REQUIRE(world.call(schemas::PoolRebuild{}));
     CHECK(show(world, "first").kind == "image");
     CHECK(show(world, "first").labels == label.set);

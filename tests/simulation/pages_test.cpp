@@ -62,9 +62,7 @@ TEST_CASE("a lost store is made anew from a list on many pages", "[pages]") {
     World world({.seed = 1});
     make_some_volumes(world);
     REQUIRE(world.call(schemas::SystemCleanup{}));
-    world.kill_manager();
-    world.put_store({});
-    world.run_for(1000);
+    lose_store(world);
     const auto rebuilt = world.call(schemas::PoolRebuild{});
     REQUIRE(rebuilt);
     CHECK(rebuilt->recovered.empty());

@@ -28,12 +28,6 @@ FakeMetadata& committed(World& world) {
     return world.kernel.media.at("file:metadata").metadata;
 }
 
-void lose_store(World& world) {
-    world.kill_manager();
-    world.put_store({});
-    world.run_for(1000);
-}
-
 // The first block of a volume's ext4.
 void put_ext4(World& world, std::uint32_t thin_id, std::uint32_t blocks) {
     std::string bytes(kFrameBlockBytes, '\0');

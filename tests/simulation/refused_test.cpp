@@ -116,6 +116,16 @@ void check_all_well(World& world) {
     CHECK(findings(world).empty());
 }
 
+void repair_and_evict(World& world) {
+    world.ask_once(schemas::PoolRepair{.evict = true, .spare = ""});
+}
+
+void check_repaired(World& world) {
+    if (pool_said(world) == "frozen") world.kill_manager();
+    insist(world, schemas::PoolRepair{.evict = true, .spare = ""});
+    check_all_well(world);
+}
+
 DmDevice thin_named(World& world, std::uint32_t thin_id) {
     const std::string uuid = world.store().pool()->spec.pool.uuid;
     return {thin_dm_name(uuid, thin_id), thin_dm_uuid(uuid, thin_id)};
@@ -268,12 +278,7 @@ const std::vector<Trial> kTrials = {
          lose_a_commit(world);
          world.run_for(3000);
      },
-     [](World& world) { world.ask_once(schemas::PoolRepair{.evict = true, .spare = ""}); },
-     [](World& world) {
-         if (pool_said(world) == "frozen") world.kill_manager();
-         insist(world, schemas::PoolRepair{.evict = true, .spare = ""});
-         check_all_well(world);
-     }},
+     repair_and_evict, check_repaired},
     {"damaged metadata are mended",
      [](World& world) {
          make_quiet(world);
@@ -282,12 +287,7 @@ const std::vector<Trial> kTrials = {
          world.kernel.media.at(world.kernel.pools.begin()->second.medium).metadata.leaf_damaged = true;
          world.run_for(3000);
      },
-     [](World& world) { world.ask_once(schemas::PoolRepair{.evict = true, .spare = ""}); },
-     [](World& world) {
-         if (pool_said(world) == "frozen") world.kill_manager();
-         insist(world, schemas::PoolRepair{.evict = true, .spare = ""});
-         check_all_well(world);
-     }},
+     repair_and_evict, check_repaired},
     {"a rewind",
      [](World& world) {
          make_quiet(world);

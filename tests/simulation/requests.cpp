@@ -96,6 +96,12 @@ void make_pair_and_base(World& world) {
     REQUIRE(world.call(base));
 }
 
+void lose_store(World& world) {
+    world.kill_manager();
+    world.put_store({});
+    world.run_for(1000);
+}
+
 void check_quiet(World& world) {
     world.stop_faults();
     std::string complaint;

@@ -34,6 +34,7 @@ void make_pool_and_base(World& world);
 void make_pair_and_base(World& world);
 
 // An end to faults; soon afterwards all is as it must be, or the case fails.
+void lose_store(World& world);  // The next manager has begun with an empty one.
 void check_quiet(World& world);
 
 bool exists(World& world, const std::string& id);

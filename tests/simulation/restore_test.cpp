@@ -150,9 +150,7 @@ TEST_CASE("what changed in the last minute before a clean stop has its name agai
         world.at(0, [&] { world.wake_manager(); });
         world.run_until([&] { return world.drained(); });
     }
-    world.kill_manager();
-    world.put_store({});
-    world.run_for(1000);
+    lose_store(world);
     const auto rebuilt = world.call(schemas::PoolRebuild{});
     REQUIRE(rebuilt);
     CHECK(rebuilt->recovered.empty());
