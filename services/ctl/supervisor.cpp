@@ -156,7 +156,7 @@ void Supervisor::watch_doors() {
         }
     }
     const auto server = ClientSocket::server(plan_.folder.clients_socket());
-    if (!server || server->pid != manager) return;
+    if (!actors_wanted_ || !server || server->pid != manager) return;
     ready_ = true;
     ready_since_ = Clock::now();
     say_ready(server->uid);

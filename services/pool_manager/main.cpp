@@ -61,8 +61,8 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     if (!made_before) TRY(mark_store_made());
     BusContext context;
     PoolManager manager(store, std::move(manager_options));
-    Server server = TRY(Server::open(context, here, manager));
     manager.start(TRY(list_actor_locks(here.actors())), time_now());
+    Server server = TRY(Server::open(context, here, manager));
     try {
         return server.serve(stop_fd);
     } catch (const StoreFailure& failure) {

@@ -193,6 +193,30 @@ private:
         Async<void> task;
     };
 
+    // Clones of one active origin that are taken together: see make_thin.
+    struct Gathering {
+        explicit Gathering(ReadyQueue& ready) : changed(ready) {}
+        enum class State : std::uint8_t { waiting, taken, failed } state = State::waiting;
+        std::uint32_t source = 0;   // The first one's thin id, once it is taken.
+        std::size_t followers = 0;  // The others, until they are there or have failed.
+        Signal changed;
+    };
+    // One of the others, as long as it is one.
+    class Following {
+    public:
+        explicit Following(std::shared_ptr<Gathering> group) : group_(std::move(group)) { ++group_->followers; }
+        Following(const Following&) = delete;
+        Following& operator=(const Following&) = delete;
+        ~Following() {
+            --group_->followers;
+            group_->changed.notify_all();
+        }
+        Gathering* operator->() const { return group_.get(); }
+
+    private:
+        std::shared_ptr<Gathering> group_;
+    };
+
     // What the kernel was last seen to have for a thin id.
     struct Device {
         std::string path = {};
@@ -274,7 +298,9 @@ private:
     Task<std::uint32_t> ensure_template(VolumeRow wanted);
     Task<std::string> make_template_operation(Operation& operation, VolumeRow row);
     Task<std::uint64_t> make_thin(Operation& operation);
-    Task<schemas::Verdict> snapshot(Operation& operation, VolumeRow row);
+    void close(std::uint32_t origin, const Gathering& gathering);
+    Task<std::uint64_t> make_thin_of(Operation& operation, std::optional<std::uint32_t> origin, Gathering* gathering);
+    Task<schemas::Verdict> snapshot(Operation& operation, VolumeRow row, Gathering* gathering);
     Result<void> give_up_torn(Operation& operation);
     Result<void> give_up_foreign(Operation& operation);
     Async<void> resume_origin(Operation& operation, std::uint32_t origin);
@@ -596,6 +622,7 @@ private:
     std::optional<PoolRow> pool_row_;  // A copy of the row.
     PoolView pool_;
     std::map<std::uint32_t, Device> devices_;
+    std::map<std::uint32_t, std::shared_ptr<Gathering>> gatherings_;  // By origin; those that may be joined.
     std::map<std::uint32_t, Measured> measured_;  // Of volumes, by thin id.
     std::set<std::uint32_t> lost_;      // Rows whose thin id the pool does not have, or has from somebody else.
     std::set<std::uint32_t> replaced_;  // The latter.

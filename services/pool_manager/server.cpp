@@ -48,10 +48,11 @@ Time time_now() {
 }
 
 Result<Server> Server::open(BusContext& context, const StateFolder& folder, PoolManager& manager) {
+    // Clients first: all actors come at once, and on few processors nobody else is served meanwhile.
+    auto clients = TRY(ServerSocket::bind(context, folder.clients_socket(), 0660));
+    auto events = TRY(PublisherSocket::bind(context, folder.events_socket(), 0660));
     // Only root may be an actor, and it is let in by being root; so nobody else needs the door.
     auto actors = TRY(ServerSocket::bind(context, folder.actors_socket(), 0600));
-    auto events = TRY(PublisherSocket::bind(context, folder.events_socket(), 0660));
-    auto clients = TRY(ServerSocket::bind(context, folder.clients_socket(), 0660));
     spdlog::info("ready socket={}", folder.clients_socket());
     return Server(folder, manager, std::move(actors), std::move(events), std::move(clients));
 }

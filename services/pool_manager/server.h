@@ -13,7 +13,7 @@ namespace cowslip {
 
 class Server {
 public:
-    // Binds the doors of actors and clients, and the events.
+    // Binds the doors of clients and actors, and the events. The manager has been started.
     static Result<Server> open(BusContext& context, const StateFolder& folder, PoolManager& manager);
 
     // Until stop_fd is readable and what was accepted is done, or 10 s later.

@@ -27,6 +27,7 @@ constexpr std::int64_t kDeletedUnwrittenMs = 10;
 constexpr std::uint32_t kMostTries = 5;
 constexpr std::int64_t kTryAgainMs = 100;
 constexpr std::int64_t kResumeAgainMs = 1000;
+constexpr std::size_t kMostFollowers = 63;  // Clones that the first one waits for.
 
 }  // namespace
 
@@ -184,14 +185,50 @@ Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::V
     co_return encode(reply);
 }
 
-// Brings the operation's thin id into the pool, for certain. Gives the transaction id it was born
-// under, at the latest.
+// Brings the operation's thin id into the pool, for certain. Gives the transaction id it was born under, at the latest.
+// Clones of one active origin that are asked for at the same time suspend it once: one is taken from the origin, and the
+// others from that one, before anybody is given it (protocol.md). Each of them was asked for before the origin was
+// suspended, so none lacks what was written before it was asked for.
 Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
+    const auto row = store_.volume(*operation.thin_id);
+    if (!row->origin_id || !devices_.contains(*row->origin_id)) {
+        co_return co_await make_thin_of(operation, row->origin_id, nullptr);
+    }
+    const std::uint32_t origin = *row->origin_id;
+    for (;;) {
+        const auto found = gatherings_.find(origin);
+        if (found == gatherings_.end() || found->second->followers >= kMostFollowers) break;
+        const Following group(found->second);
+        operation.waiting_for = "the snapshot of its origin that another clone waits for";
+        while (group->state == Gathering::State::waiting) co_await group->changed.wait();
+        if (group->state == Gathering::State::taken) co_return co_await make_thin_of(operation, group->source, nullptr);
+    }
+    const auto group = std::make_shared<Gathering>(ready_);
+    gatherings_[origin] = group;
+    Result<std::uint64_t> born = co_await make_thin_of(operation, origin, group.get());
+    close(origin, *group);
+    group->source = *operation.thin_id;
+    group->state = born ? Gathering::State::taken : Gathering::State::failed;
+    group->changed.notify_all();
+    operation.waiting_for = "clones that are taken from it";
+    while (born && group->followers > 0) co_await group->changed.wait();
+    co_return born;
+}
+
+// Whoever asks from now on is late: what it has seen written may not be in this snapshot.
+void PoolManager::close(std::uint32_t origin, const Gathering& gathering) {
+    const auto found = gatherings_.find(origin);
+    if (found != gatherings_.end() && found->second.get() == &gathering) gatherings_.erase(found);
+}
+
+Task<std::uint64_t> PoolManager::make_thin_of(Operation& operation, std::optional<std::uint32_t> origin,
+                                              Gathering* gathering) {
     for (;;) {
         co_await pool_in_service(operation);
-        const auto row = store_.volume(*operation.thin_id);
+        auto row = store_.volume(*operation.thin_id);
         if (row->born_max != 0) co_return row->born_max;
-        Result<schemas::Verdict> verdict = co_await snapshot(operation, *row);
+        row->origin_id = origin;
+        Result<schemas::Verdict> verdict = co_await snapshot(operation, *row, gathering);
         if (!verdict) co_return verdict.error();
         const Outcome outcome = take_verdict(operation, *verdict);
         if (outcome == Outcome::done) co_return pool_.status->transaction_id;
@@ -199,7 +236,8 @@ Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
             // After a first attempt it can only be somebody else's device.
             Ownership owner = Ownership::foreign;
             if (operation.attempts > 1) {
-                const auto now = store_.volume(*operation.thin_id);
+                auto now = store_.volume(*operation.thin_id);
+                now->origin_id = origin;
                 Result<Ownership> found = co_await whose(operation, *now);
                 if (!found && found.error().code == Errc::unavailable) {
                     co_await sleep_ms(100);  // The pool has left service meanwhile: asked again.
@@ -229,7 +267,7 @@ Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
 
 // create_thin, or create_snap with the origin kept as it is meanwhile: an active origin is suspended,
 // so only one may work on it; from an inactive one many can be taken at once.
-Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row) {
+Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row, Gathering* gathering) {
     if (!row.origin_id) {
         schemas::CreateThin command{pool_row_->spec.pool, row.thin_id};
         co_return co_await tell(operation, ActorKind::device, Urgency::awaited, command);
@@ -240,12 +278,19 @@ Task<schemas::Verdict> PoolManager::snapshot(Operation& operation, VolumeRow row
         lock.release();
         lock = co_await names_.acquire(thin_key(origin), LockMode::exclusive);
     }
+    if (gathering != nullptr) {
+        co_await sleep_ms(0);  // Those that have arrived in this turn belong to it.
+        close(origin, *gathering);
+    }
     for (;;) {
         const bool active = devices_.contains(origin);
         row.thin_id = *operation.thin_id;
         NameLock thin = co_await names_.acquire(thin_key(row.thin_id), LockMode::exclusive);
-        const std::uint64_t ahead = may_activate_ahead(row) ? row.size_sectors : 0;
+        // One that others are cloned from stays inactive until they are.
+        const bool followed = gathering != nullptr && gathering->followers > 0;
+        const std::uint64_t ahead = !followed && may_activate_ahead(row) ? row.size_sectors : 0;
         schemas::CreateSnap command{pool_row_->spec.pool, row.thin_id, origin, active, ahead};
+        if (active) count("origins_suspended");
         const CommandKey key{operation.number, operation.step, operation.attempts};
         CommandOutcome outcome = co_await tell_once(operation, ActorKind::device, Urgency::awaited, command);
         if (outcome.kind != CommandOutcome::Kind::answered && ahead != 0) maybe_active(row.thin_id);

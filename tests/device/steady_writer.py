@@ -29,21 +29,34 @@ def blocks_of(fd):
     return os.lseek(fd, 0, os.SEEK_END) // BLOCK
 
 
-def check(path):
+def content_of(path):
+    """Of a device that is not large, past the page cache."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    blocks = blocks_of(fd)
-    buffer = mmap.mmap(-1, BLOCK)
+    buffer = mmap.mmap(-1, blocks_of(fd) * BLOCK)
+    at = 0
+    while at < len(buffer):
+        at += os.preadv(fd, [memoryview(buffer)[at:]], at)
+    os.close(fd)
+    return buffer[:]
+
+
+def numbers_in(path):
+    """By block: of the write that is the last there."""
+    data = content_of(path)
+    blocks = len(data) // BLOCK
     found = []
     for block in range(blocks):
-        os.preadv(fd, [buffer], block * BLOCK)
-        data = buffer[:]
-        if data == bytes(BLOCK):
-            found.append(0)
-            continue
-        number = int(data[:20])
-        if data != content(number) or number * STEP % blocks != block:
+        here = data[block * BLOCK:(block + 1) * BLOCK]
+        number = int(here[:20]) if here != bytes(BLOCK) else 0
+        if number != 0 and (here != content(number) or number * STEP % blocks != block):
             sys.exit(f"block {block} holds what was never written there")
         found.append(number)
+    return found
+
+
+def check(path):
+    found = numbers_in(path)
+    blocks = len(found)
     last = max(found)
     for number in range(max(1, last - blocks + 1), last + 1):
         if found[number * STEP % blocks] != number:
@@ -96,9 +109,10 @@ def catch(file, pids):
             return
 
 
-if sys.argv[1] == "write":
-    write(sys.argv[2], sys.argv[3])
-elif sys.argv[1] == "check":
-    print(check(sys.argv[2]))
-else:
-    catch(sys.argv[2], [int(pid) for pid in sys.argv[3:]])
+if __name__ == "__main__":
+    if sys.argv[1] == "write":
+        write(sys.argv[2], sys.argv[3])
+    elif sys.argv[1] == "check":
+        print(check(sys.argv[2]))
+    else:
+        catch(sys.argv[2], [int(pid) for pid in sys.argv[3:]])
