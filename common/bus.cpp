@@ -330,7 +330,13 @@ Result<int> BusContext::Impl::open_folder(const std::string& path) {
     return fd;
 }
 
-BusContext::BusContext() : impl_(std::make_unique<Impl>()) {}
+// ZeroMQ starts its threads with the first socket: here, where nobody waits for them yet.
+BusContext::BusContext() : impl_(std::make_unique<Impl>()) {
+    try {
+        const zmq::socket_t first(impl_->zmq, zmq::socket_type::pair);
+    } catch (const zmq::error_t&) {  // The next one is told why.
+    }
+}
 BusContext::~BusContext() = default;
 
 BusSocket::BusSocket(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -143,7 +143,8 @@ Result<ConfigFile> read_config(const std::string& file, const std::vector<Number
 }
 
 ParsedOptions parse_options(const std::string& program, const std::string& what_it_is, int argc, char** argv,
-                            const std::vector<NumberOption>& own, const std::vector<TextOption>& texts) {
+                            const std::vector<NumberOption>& own, const std::vector<TextOption>& texts,
+                            const std::vector<FlagOption>& flags) {
     keep_freed_memory();
     if (const auto filled = fill_standard_fds(); !filled) {
         return {.ends = true, .exit_status = kUsage, .options = {}};  // There is nobody to tell.
@@ -163,11 +164,12 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
                       ->check(CLI::IsMember(kLogLevels))
                       ->capture_default_str();
     for (const TextOption& option : texts) app.add_option("--" + option.name, *option.value, option.help);
-    std::vector<CLI::Option*> flags;
+    for (const FlagOption& option : flags) app.add_flag("--" + option.name, *option.value, option.help);
+    std::vector<CLI::Option*> numbers;
     for (const NumberOption& option : own) {
-        flags.push_back(app.add_option("--" + option.name, *option.value, option.help)
-                            ->check(CLI::Range(option.least, option.most))
-                            ->capture_default_str());
+        numbers.push_back(app.add_option("--" + option.name, *option.value, option.help)
+                              ->check(CLI::Range(option.least, option.most))
+                              ->capture_default_str());
     }
     try {
         app.parse(argc, argv);
@@ -192,7 +194,7 @@ ParsedOptions parse_options(const std::string& program, const std::string& what_
         if (!file->trim.empty()) options.trim = file->trim;
         options.filesystems = file->filesystems;
         for (std::size_t i = 0; i < own.size(); ++i) {
-            if (flags[i]->count() > 0) *own[i].value = given[i];
+            if (numbers[i]->count() > 0) *own[i].value = given[i];
         }
     }
     if (options.state.empty() && options.run.empty()) options.run = kDefaultRun;

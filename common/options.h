@@ -44,6 +44,12 @@ struct TextOption {
     std::string* value;
 };
 
+struct FlagOption {
+    std::string name;
+    std::string help;
+    bool* value;
+};
+
 // What a configuration file holds, of the keys that are the same everywhere; empty: not given.
 struct ConfigFile {
     std::string state = {};
@@ -68,7 +74,8 @@ struct ParsedOptions {
 
 // To be the first call in main: it also fills closed standard descriptors (files.h).
 ParsedOptions parse_options(const std::string& program, const std::string& what_it_is, int argc, char** argv,
-                            const std::vector<NumberOption>& own = {}, const std::vector<TextOption>& texts = {});
+                            const std::vector<NumberOption>& own = {}, const std::vector<TextOption>& texts = {},
+                            const std::vector<FlagOption>& flags = {});
 
 // spdlog to stderr, one line per event: time, program[pid], level, text.
 void setup_logging(const std::string& program, const std::string& level);

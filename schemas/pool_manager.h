@@ -561,7 +561,8 @@ struct SystemStatus : NoFields {
         std::uint64_t operations = 0;
         std::uint64_t behind_reply = 0;  // Removals and deactivations that nobody waits for.
         std::vector<Finding> findings;
-        std::map<std::string, std::uint64_t> counters;  // Since the manager started; e.g. "turns", "store_syncs".
+        std::map<std::string, std::uint64_t>
+            counters;  // Since the manager started: "turns", "commits", "store_syncs", "origins_suspended" ...
         MSGPACK_DEFINE_MAP(version, pid, account, uptime_ms, event_seq, actors, pool, leases, operations, behind_reply,
                            findings, counters)
     };

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -30,6 +31,7 @@ constexpr milliseconds kLongestBackoff{5000};
 // Who lives so long, or a manager that has answered for so long, has not died of its start.
 constexpr milliseconds kForgiven{2000};
 constexpr milliseconds kForgivenBehindDoor{500};
+constexpr milliseconds kStandbyDelay{1000};   // Behind the manager's door: until then its clients come first.
 constexpr milliseconds kDoorInterval{20};     // Between looks at a door that is not open yet.
 constexpr milliseconds kStopPatience{12000};  // A service has 10 s to end what it has in hand.
 constexpr milliseconds kAnswerPatience{5000};
@@ -39,7 +41,7 @@ constexpr std::size_t kMostActors = 4;  // Times what the plan has.
 constexpr int kStartAgain = 75;
 
 // In the child: nothing but calls that are safe after fork. Returns only if the program cannot run.
-void become(char* const* arguments, pid_t parent) {
+void become(char* const* arguments, pid_t parent, int input) {
     setpgid(0, 0);  // A Ctrl-C is for us: we stop them in order.
     // Not orphaned, to fight the next `up`, should we be killed.
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -48,8 +50,8 @@ void become(char* const* arguments, pid_t parent) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
-    const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (null >= 0) dup2(null, STDIN_FILENO);
+    if (input < 0) input = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (input >= 0) dup2(input, STDIN_FILENO);
     execv(arguments[0], arguments);
 }
 
@@ -84,6 +86,7 @@ std::string Supervisor::Service::name() const {
 Supervisor::Supervisor(Plan plan, const Console& console, StopSignal& stop)
     : plan_(std::move(plan)), console_(console), stop_(stop) {
     services_.emplace_back().arguments = plan_.manager;
+    standby_.arguments = plan_.standby;
     for (const auto& actors : plan_.actors) {
         for (unsigned i = 0; i < actors.count; ++i) {
             Service& service = services_.emplace_back();
@@ -100,6 +103,9 @@ Supervisor::~Supervisor() {
         kill(service.pid, SIGKILL);
         waitpid(service.pid, nullptr, 0);
     }
+    if (standby_.pid <= 0) return;
+    kill(standby_.pid, SIGKILL);
+    waitpid(standby_.pid, nullptr, 0);
 }
 
 Result<void> Supervisor::run() {
@@ -118,6 +124,12 @@ Result<void> Supervisor::run() {
 }
 
 Result<void> Supervisor::start(Service& service) {
+    if (&service == &services_.front() && call_standby(service)) return {};
+    return spawn(service, -1);
+}
+
+// `input`: its stdin; below 0: /dev/null.
+Result<void> Supervisor::spawn(Service& service, int input) {
     std::vector<char*> arguments;
     for (auto& argument : service.arguments) arguments.push_back(argument.data());
     arguments.push_back(nullptr);
@@ -125,7 +137,7 @@ Result<void> Supervisor::start(Service& service) {
     const pid_t child = fork();
     if (child < 0) return errno_error(errno, fmt::format("start {}", service.name()));
     if (child == 0) {
-        become(arguments.data(), parent);
+        become(arguments.data(), parent, input);
         _exit(127);
     }
     service.pid = child;
@@ -142,7 +154,43 @@ Result<void> Supervisor::start_what_is_due() {
     for (auto& service : services_) {
         if (service.due && *service.due <= now) TRY(start(service));
     }
+    const bool wanted =
+        ready_ && !standby_.arguments.empty() && standby_.pid <= 0 && now - ready_since_ >= kStandbyDelay;
+    if (wanted && standby_.due.value_or(now) <= now) return start_standby();
     return {};
+}
+
+Result<void> Supervisor::start_standby() {
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) return errno_error(errno, "make a pipe");
+    const Fd input(ends[0]);
+    call_ = Fd(ends[1]);
+    return spawn(standby_, input.get());
+}
+
+// False: there is none that could be called.
+bool Supervisor::call_standby(Service& manager) {
+    if (standby_.pid <= 0) return false;
+    const bool called = write(call_.get(), "\n", 1) == 1;
+    call_.close();
+    if (!called) return false;  // It has died, which is seen next.
+    manager.pid = std::exchange(standby_.pid, -1);
+    manager.handle = std::move(standby_.handle);
+    manager.started = Clock::now();
+    manager.due.reset();
+    return true;
+}
+
+void Supervisor::take_death_of_standby() {
+    int status = 0;
+    if (standby_.pid <= 0 || waitpid(standby_.pid, &status, WNOHANG) != standby_.pid) return;
+    const auto now = Clock::now();
+    const auto delay = standby_.backoff.after_death(now - standby_.started < kForgiven);
+    standby_.due = now + delay;
+    say(fmt::format("{} (pid {}), which stood by, {}", standby_.name(), std::exchange(standby_.pid, -1),
+                    death(status)));
+    standby_.handle.close();
+    call_.close();
 }
 
 // Which of the manager's doors are open, and what follows from it.
@@ -169,6 +217,7 @@ Result<void> Supervisor::take_deaths() {
         TRY(take_death(service, status));
     }
     std::erase_if(services_, [](const Service& service) { return service.spare && service.pid <= 0; });
+    take_death_of_standby();
     return {};
 }
 
@@ -276,6 +325,7 @@ void Supervisor::wait(milliseconds most) {
     for (const auto& service : services_) {
         if (service.handle) handles.push_back({.fd = service.handle.get(), .events = POLLIN, .revents = 0});
     }
+    if (standby_.handle) handles.push_back({.fd = standby_.handle.get(), .events = POLLIN, .revents = 0});
     poll(handles.data(), handles.size(), static_cast<int>(most.count()));
 }
 
@@ -292,6 +342,7 @@ milliseconds Supervisor::time_to_next() const {
 // The manager first: it takes no new work, ends what is in the actors' hands, and answers its clients.
 void Supervisor::stop_all() {
     for (auto& service : services_) service.due.reset();
+    call_.close();  // Who stands by ends.
     stop_some(0, 1);
     stop_some(1, services_.size());
     for (auto& service : services_) {

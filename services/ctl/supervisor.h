@@ -5,6 +5,9 @@
 // before that is our own manager. A manager that finds the folder taken gives up, and we with it,
 // without having lent our actors to the other service.
 //
+// Beside the manager another one may wait, its program begun and nothing opened: when the manager dies it takes its
+// place at once.
+//
 // Where all actors of a kind are busy and one is stuck, spares are started, up to four times what the
 // plan has: else that many stuck volumes would stop the service (protocol.md A15).
 #pragma once
@@ -47,6 +50,8 @@ public:
     struct Plan {
         StateFolder folder;
         std::vector<std::string> manager;  // Program and arguments.
+        // Of one that waits for a byte at its stdin to be the manager, and ends where that is closed. Empty: none.
+        std::vector<std::string> standby;
         std::vector<Actors> actors;
         std::chrono::milliseconds look_interval{1000};  // Between two looks at what the actors do.
         std::chrono::milliseconds spare_time{60000};    // A spare that was not needed for so long ends.
@@ -76,6 +81,10 @@ private:
     };
 
     Result<void> start(Service& service);
+    Result<void> spawn(Service& service, int input);
+    Result<void> start_standby();
+    bool call_standby(Service& manager);
+    void take_death_of_standby();
     Result<void> start_what_is_due();
     void watch_doors();
     Result<void> take_deaths();
@@ -94,6 +103,8 @@ private:
     const Console& console_;
     StopSignal& stop_;
     std::vector<Service> services_;  // The manager first.
+    Service standby_;
+    Fd call_;  // What it waits for is written here.
     std::size_t actors_planned_ = 0;
     std::optional<BusContext> context_;
     std::optional<Client> client_;  // After the context: its socket goes first.

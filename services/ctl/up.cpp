@@ -47,6 +47,8 @@ Result<int> up(Session& session, const Arguments& arguments) {
     Supervisor::Plan plan;
     plan.folder = folder;
     plan.manager = command(TRY(find_program("cowslip-pool-manager")));
+    plan.standby = plan.manager;
+    plan.standby.emplace_back("--standby");
     plan.actors = {{"device", command(TRY(find_program("cowslip-device-actor"))), arguments.device_actors},
                    {"mount", command(TRY(find_program("cowslip-mount-actor"))), arguments.mount_actors}};
 

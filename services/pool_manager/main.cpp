@@ -1,10 +1,12 @@
 // cowslip-pool-manager: decides, and is the only one at the store. Unprivileged before it reads a
 // single byte that a stranger sent.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <iostream>
 
@@ -28,10 +30,21 @@ using namespace cowslip;
 
 constexpr const char* kProgram = "cowslip-pool-manager";
 
-Result<void> run(const ServiceOptions& options, int stop_fd) {
+// Until a byte comes from stdin. False: it is closed, or we are to stop.
+bool is_called(int stop_fd) {
+    std::array<pollfd, 2> both = {pollfd{STDIN_FILENO, POLLIN, 0}, pollfd{stop_fd, POLLIN, 0}};
+    while (::poll(both.data(), both.size(), -1) < 0 && errno == EINTR) {
+    }
+    char byte = 0;
+    return both[1].revents == 0 && ::read(STDIN_FILENO, &byte, 1) == 1;
+}
+
+Result<void> run(const ServiceOptions& options, bool stands_by, int stop_fd) {
     const StateFolder folder = TRY(resolve_state_folder(options.state, options.run));
     const Account account = TRY(service_account());
     const StateFolder here = TRY(enter_state_folder(folder, account));
+    BusContext context;
+    if (stands_by && !is_called(stop_fd)) return {};
     const Fd lock(TRY(lock_store(here)));
     ManagerOptions manager_options;
     manager_options.boot_id = TRY(read_file("/proc/sys/kernel/random/boot_id"));
@@ -59,11 +72,10 @@ Result<void> run(const ServiceOptions& options, int stop_fd) {
     const bool made_before = ::access(kStoreMade, F_OK) == 0;
     manager_options.store_lost = store.made_now() && made_before;
     if (!made_before) TRY(mark_store_made());
-    BusContext context;
     PoolManager manager(store, std::move(manager_options));
-    manager.start(TRY(list_actor_locks(here.actors())), time_now());
-    Server server = TRY(Server::open(context, here, manager));
     try {
+        manager.start(TRY(list_actor_locks(here.actors())), time_now());
+        Server server = TRY(Server::open(context, here, manager));
         return server.serve(stop_fd);
     } catch (const StoreFailure& failure) {
         // At once: to close the store would write to it again, and a failed sync is never tried a second time.
@@ -87,10 +99,12 @@ int answer(Result<schemas::StoreLook> look) {
 int main(int argc, char** argv) {
     std::string verify;
     std::string restore;
+    bool stands_by = false;
     const ParsedOptions parsed = parse_options(
         kProgram, "Decides what becomes of a thin pool and its volumes; keeps the store.", argc, argv, {},
         {{"verify", "only look at this store; for `cowslip store verify`, answers with a frame of the bus", &verify},
-         {"restore", "only put this store in place; for `cowslip store restore`, likewise", &restore}});
+         {"restore", "only put this store in place; for `cowslip store restore`, likewise", &restore}},
+        {{"standby", "wait for a byte at stdin before anything is opened; end where that is closed", &stands_by}});
     if (parsed.ends) return parsed.exit_status;
     setup_logging(kProgram, parsed.options.log_level);
     if (!verify.empty()) return answer(verify_store_file(parsed.options, verify));
@@ -101,7 +115,7 @@ int main(int argc, char** argv) {
         return 70;
     }
     try {
-        const auto served = run(parsed.options, *stop_fd);
+        const auto served = run(parsed.options, stands_by, *stop_fd);
         if (served) return 0;
         spdlog::error("{}", served.error().message);
         return served.error().code == Errc::in_use ? 5 : 70;

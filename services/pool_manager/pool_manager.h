@@ -623,7 +623,7 @@ private:
     PoolView pool_;
     std::map<std::uint32_t, Device> devices_;
     std::map<std::uint32_t, std::shared_ptr<Gathering>> gatherings_;  // By origin; those that may be joined.
-    std::map<std::uint32_t, Measured> measured_;  // Of volumes, by thin id.
+    std::map<std::uint32_t, Measured> measured_;                      // Of volumes, by thin id.
     std::set<std::uint32_t> lost_;      // Rows whose thin id the pool does not have, or has from somebody else.
     std::set<std::uint32_t> replaced_;  // The latter.
     std::set<std::uint32_t> resuming_;  // Devices that could not be resumed, and are tried again.

@@ -48,13 +48,17 @@ Time time_now() {
 }
 
 Result<Server> Server::open(BusContext& context, const StateFolder& folder, PoolManager& manager) {
-    // Clients first: all actors come at once, and on few processors nobody else is served meanwhile.
+    // Clients first, and the first turn, which needs nobody: all actors come at once, and on few processors nobody else
+    // is served meanwhile.
     auto clients = TRY(ServerSocket::bind(context, folder.clients_socket(), 0660));
     auto events = TRY(PublisherSocket::bind(context, folder.events_socket(), 0660));
+    const Outbox first = manager.turn({}, time_now());
     // Only root may be an actor, and it is let in by being root; so nobody else needs the door.
     auto actors = TRY(ServerSocket::bind(context, folder.actors_socket(), 0600));
     spdlog::info("ready socket={}", folder.clients_socket());
-    return Server(folder, manager, std::move(actors), std::move(events), std::move(clients));
+    Server server(folder, manager, std::move(actors), std::move(events), std::move(clients));
+    server.send(first);
+    return server;
 }
 
 std::vector<Input> Server::gather() {
@@ -137,7 +141,7 @@ Result<void> Server::serve(int stop_fd) {
         look_for_dead_actors(inbox);
         const Time now = time_now();
         const bool due = manager_.next_timer().value_or(now.monotonic_ms + 1) <= now.monotonic_ms;
-        if (!inbox.empty() || due || next_heartbeat_ms_ == 0) send(manager_.turn(inbox, now));
+        if (!inbox.empty() || due) send(manager_.turn(inbox, now));
         heartbeat();
         if (!stop_at && readable(stop_fd)) {
             stop_at = now.monotonic_ms + kStopMs;

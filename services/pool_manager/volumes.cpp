@@ -186,8 +186,8 @@ Task<std::string> PoolManager::carry_out_create(Operation& operation, schemas::V
 }
 
 // Brings the operation's thin id into the pool, for certain. Gives the transaction id it was born under, at the latest.
-// Clones of one active origin that are asked for at the same time suspend it once: one is taken from the origin, and the
-// others from that one, before anybody is given it (protocol.md). Each of them was asked for before the origin was
+// Clones of one active origin that are asked for at the same time suspend it once: one is taken from the origin, and
+// the others from that one, before anybody is given it (protocol.md). Each of them was asked for before the origin was
 // suspended, so none lacks what was written before it was asked for.
 Task<std::uint64_t> PoolManager::make_thin(Operation& operation) {
     const auto row = store_.volume(*operation.thin_id);

@@ -10,6 +10,7 @@
 #include <array>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -176,6 +177,48 @@ TEST_CASE("where all actors of a kind are stuck others are started, and end when
     CHECK(most == 4);
     CHECK(least == 1);
     CHECK(lines_of(pids).size() == 4);
+}
+
+TEST_CASE("a manager that stands by takes the place of one that dies, and another stands by then", "[ctl]") {
+    Supervised supervised("");
+    const std::string managers = supervised.folder / "managers";
+    const std::string waiting = supervised.folder / "waiting";
+    REQUIRE(::setenv(kStandInFolder, supervised.folder.path().c_str(), 1) == 0);
+    const std::string manager = "echo $$ >>" + managers + "; exec " +
+                                std::filesystem::read_symlink("/proc/self/exe").string() + " '[.stand-in]' --out " +
+                                (supervised.folder / "stand-in.log");
+    supervised.plan.manager = {"/bin/sh", "-c", manager};
+    supervised.plan.standby = {"/bin/sh", "-c", "echo $$ >>" + waiting + "; read word || exit 0; " + manager};
+    supervised.plan.actors.clear();
+    supervised.plan.look_interval = milliseconds(20);
+    auto mask = StopSignal::watch();  // Blocked before another thread is made.
+    std::thread other([&] {
+        const auto wait_for = [](const std::string& file, std::size_t lines) {
+            for (int i = 0; i < 1500 && lines_of(file).size() < lines; ++i)
+                std::this_thread::sleep_for(milliseconds(20));
+            return lines_of(file).size() >= lines;
+        };
+        const auto kill_last = [](const std::string& file) {
+            ::kill(static_cast<pid_t>(std::stol(lines_of(file).back())), SIGKILL);
+        };
+        if (wait_for(waiting, 1)) kill_last(managers);
+        if (wait_for(managers, 2) && wait_for(waiting, 2)) kill_last(waiting);  // It is missed, and no manager for it.
+        if (wait_for(waiting, 3)) kill_last(managers);
+        wait_for(managers, 3);
+        ::kill(::getpid(), SIGTERM);
+    });
+    const auto result = supervised.run();
+    other.join();
+    mask->caught();
+    ::unsetenv(kStandInFolder);
+    INFO((result ? supervised.err.str() : result.error().message));
+    CHECK(result);
+    REQUIRE(lines_of(managers).size() == 3);
+    REQUIRE(lines_of(waiting).size() >= 3);
+    CHECK(lines_of(managers)[1] == lines_of(waiting)[0]);
+    CHECK(lines_of(managers)[2] == lines_of(waiting)[2]);
+    CHECK(count_alive(lines_of(managers)) == 0);
+    CHECK(count_alive(lines_of(waiting)) == 0);
 }
 
 TEST_CASE("a service that gave up its privileges still ends with a supervisor that is killed", "[ctl]") {
