@@ -31,7 +31,6 @@ using Clock = std::chrono::steady_clock;
 struct Options {
     std::string socket;
     std::string base;
-    std::string metadata_device;  // Name below /sys/block: its flushes are counted.
     unsigned workers = 1;
     unsigned cycles = 50;
     bool two_requests = false;
@@ -108,14 +107,6 @@ Result<void> work(const Options& options, unsigned worker, std::span<Times> resu
     return {};
 }
 
-// A metadata commit of dm-thin flushes the metadata device twice.
-std::uint64_t metadata_commits(const std::string& device) {
-    std::ifstream stat("/sys/block/" + device + "/stat");
-    std::vector<std::uint64_t> fields;
-    for (std::uint64_t field = 0; stat >> field;) fields.push_back(field);
-    return fields.size() > 15 ? fields[15] / 2 : 0;
-}
-
 Result<schemas::SystemStatus::Reply> settled(Client& client) {
     for (;;) {
         auto status = TRY(client.call(schemas::SystemStatus{}, kTimeout));
@@ -133,7 +124,6 @@ Result<int> run(const Options& options) {
     auto client = TRY(Client::connect(context, options.socket));
     workers.wait_for_ready();
     auto before = TRY(settled(client));
-    const std::uint64_t commits = metadata_commits(options.metadata_device);
     const auto start = Clock::now();
     workers.let_go();
     TRY(workers.wait());
@@ -154,10 +144,8 @@ Result<int> run(const Options& options) {
         return static_cast<double>(after.counters.at(counter) - before.counters[counter]) / cycles;
     };
     out << fmt::format(
-        "\"rate\":{:.2f},\"store_syncs\":{:.2f},\"store_commits\":{:.2f},\"turns\":{:.2f},\"mounts\":{:.2f},",
+        "\"rate\":{:.2f},\"store_syncs\":{:.2f},\"store_commits\":{:.2f},\"turns\":{:.2f},\"mounts\":{:.2f}}}",
         cycles / seconds, per_cycle("store_syncs"), per_cycle("commits"), per_cycle("turns"), per_cycle("mount.mount"));
-    out << fmt::format("\"metadata_commits\":{:.2f}}}",
-                       static_cast<double>(metadata_commits(options.metadata_device) - commits) / cycles);
     std::cout << out.str() << '\n';
     return 0;
 }
@@ -169,7 +157,6 @@ int main(int argc, char** argv) {
     CLI::App app("The cycle create, get, write, put, rm through the bus, by K processes at once");
     app.add_option("--socket", options.socket, "the clients' socket of a service")->required();
     app.add_option("--base", options.base, "the volume to clone")->required();
-    app.add_option("--metadata-device", options.metadata_device, "name below /sys/block, for its flushes");
     app.add_option("--workers", options.workers, "processes at once")->check(CLI::Range(1, 256));
     app.add_option("--cycles", options.cycles, "of each process")->check(CLI::Range(1, 100000));
     app.add_flag("--no-write", options.no_write, "the mounts are not real: nothing is written");

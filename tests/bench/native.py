@@ -24,6 +24,7 @@ BIN = os.path.join(ROOT, "build/release/bin")
 FOLDER, VOLUMES, FIGURES = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 ROUNDS = 5
 SUBSCRIBER_PAIRS = 20
+SCALE_STEPS = (0.01, 0.03, 0.1, 0.3, 1)  # Of all volumes.
 BEGUN = time.monotonic()
 SIZE = 512 << 20
 
@@ -193,31 +194,38 @@ def measure_subscribers(service, figures):
 
 
 def measure_scale(service, figures):
-    """The same requests with few volumes and with many."""
+    """The same requests with few volumes and with ever more."""
     def look():
         runs = [service.cycle(1, 300) for _ in range(ROUNDS)]
-        return {key: median([run[key] for run in runs]) for key in ("create_p50", "get_p50")}
+        return {key: median([run[f"{key}_p50"] for run in runs]) for key in ("create", "get", "put", "rm")}
 
     few = look()
-    begun = time.monotonic()
-    each = VOLUMES // 64
-    service.requests("create", 64, each, "many")
-    figures["scale.volumes"] = 64 * each
-    figures["scale.creates_per_second"] = 64 * each / (time.monotonic() - begun)
-    say(f"{VOLUMES} volumes made")
-    many = look()
-    for key in ("create_p50", "get_p50"):
-        figures[f"scale.{key}_ms"], figures[f"scale.{key}_ratio"] = many[key], many[key] / few[key]
+    made, seconds = 0, 0
+    for step, part in enumerate(SCALE_STEPS):
+        each = max((round(VOLUMES * part) - made) // 64, 1)
+        begun = time.monotonic()
+        service.requests("create", 64, each, f"many{step}")
+        seconds += time.monotonic() - begun
+        made += 64 * each
+        many = look()
+        for key, value in many.items():
+            figures[f"scale.{made}.{key}_p50_ms"] = value
+        figures[f"scale.{made}.memory_mib"] = service.memory_mib()
+        begun = time.monotonic()
+        listed = len(service.cowslip("ls").splitlines())
+        figures[f"scale.{made}.list_ms_per_1000"] = (time.monotonic() - begun) * 1000000 / listed
+        say(f"{made} volumes: create {many['create']:.2f} ms, {service.memory_mib():.1f} MiB")
+    figures["scale.volumes"], figures["scale.creates_per_second"] = made, made / seconds
+    for key in ("create", "get"):
+        figures[f"scale.{key}_p50_ratio"] = many[key] / few[key]
     figures["scale.memory_mib"] = service.memory_mib()
-    begun = time.monotonic()
-    listed = len(service.cowslip("ls").splitlines())
-    figures["scale.listed"], figures["scale.list_seconds"] = listed, time.monotonic() - begun
     service.kill()
     figures["scale.start_seconds"] = service.start()
     figures["scale.memory_after_start_mib"] = service.memory_mib()
     say(f"started after {figures['scale.start_seconds']:.2f} s")
     begun = time.monotonic()
-    service.requests("remove", 64, each, "many")
+    # As they were made: the last step has most.
+    service.requests("remove", 64, each, f"many{step}")
     figures["scale.removes_per_second"] = 64 * each / (time.monotonic() - begun)
 
 
