@@ -64,6 +64,8 @@ bool all_of(std::string_view text, std::string_view allowed) {
 constexpr std::string_view kAlphanumeric = "abcdefghijklmnopqrstuvwxyz0123456789";
 constexpr std::string_view kHex = "0123456789abcdef";
 constexpr std::size_t kHashDigits = 32;
+constexpr std::string_view kWarm = ".warm-";
+constexpr std::size_t kLongestThinId = 8;  // Digits.
 
 }  // namespace
 
@@ -110,6 +112,16 @@ std::string volume_directory(std::string_view id) {
     std::string hashed = "%";
     for (std::size_t i = 0; i < kHashDigits / 2; ++i) hashed += fmt::format("{:02x}", digest.at(i));
     return hashed;
+}
+
+std::string warm_directory(std::string_view dm_uuid) {
+    return std::string(kWarm) + std::string(dm_uuid.substr(dm_uuid.rfind('-') + 1));
+}
+
+bool is_warm_directory(std::string_view directory) {
+    const std::string_view thin_id = directory.substr(std::min(kWarm.size(), directory.size()));
+    return directory.starts_with(kWarm) && !thin_id.empty() && thin_id.size() <= kLongestThinId &&
+           all_of(thin_id, "0123456789");
 }
 
 std::string pool_dm_name(std::string_view pool_uuid) {

@@ -27,6 +27,10 @@ Result<void> check_pool_name(std::string_view name);
 // and 32 hex digits of its SHA-256. Never two ids with one directory: an escaped form holds '%',
 // which a plain one cannot.
 std::string volume_directory(std::string_view id);
+// ".warm-7": of a clone that has no id yet, with the thin id that its dm uuid ends in. No id's directory begins with a
+// dot.
+std::string warm_directory(std::string_view dm_uuid);
+bool is_warm_directory(std::string_view directory);
 
 // Of a pool whose uuid is 32 hex digits: "cowslip-<8 hex>-pool" and "COWSLIP-<32 hex>-pool". The
 // uuid makes the kernel itself refuse to activate one thin id twice. At most 8+9+9 and 8+33+9

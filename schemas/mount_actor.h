@@ -3,7 +3,8 @@
 //
 // A volume's directory is DIR/mnt/<directory>/ (root, 0711), made of `id` (0600, the exact volume
 // id) and `rootfs`, the mount point (0000 underneath, so nothing is written there while it is not
-// mounted). `directory` is made by common/names.h and resolved beneath DIR/mnt without symlinks.
+// mounted). `directory` is made by common/names.h and resolved beneath DIR/mnt without symlinks. That of a warm clone,
+// which has no id, is ".warm-<thin id>" and has no `id` file.
 #pragma once
 
 #include <cstdint>
@@ -47,7 +48,7 @@ struct Mount {
     };
     DeviceRef device;
     std::string directory;
-    std::string id;
+    std::string id;  // Empty: of a warm clone.
     std::string fs;
     bool read_only = false;
     std::string mount_label;  // SELinux context=; empty for none.
@@ -78,6 +79,22 @@ struct Unmount {
     // and what it has not written is lost (EIO).
     bool shut_down = false;
     MSGPACK_DEFINE_MAP(directory, dm_uuid, force, pool_sound, shut_down)
+};
+
+// A mounted warm clone gets a name: its directory becomes that of volume `id`, whose `id` file is written before, and
+// the mount moves with it. Success if it is mounted there already. Refuses (in_use, invalid_argument) where another
+// life is mounted, there or in its own directory, and where nothing is.
+struct RenameMount {
+    static constexpr const char* kType = "mount.rename";
+    struct Reply {
+        std::string path;  // Absolute.
+        MSGPACK_DEFINE_MAP(path)
+    };
+    std::string from;
+    std::string directory;
+    std::string id;
+    std::string dm_uuid;
+    MSGPACK_DEFINE_MAP(from, directory, id, dm_uuid)
 };
 
 // Discards what the mounted file system does not use in this stretch of it: what lies behind its end is none. Refuses

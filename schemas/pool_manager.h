@@ -257,6 +257,17 @@ struct Lease {
     MSGPACK_DEFINE_MAP(holder, mode)
 };
 
+// Clones of an image that are kept ready: create takes one of them, and another is made behind its reply.
+struct WarmClones {
+    std::uint32_t wanted = 0;
+    std::uint32_t ready = 0;  // In the pool and active, and mounted if that is wanted. As far as there is room.
+    bool mounted = false;     // Wanted so.
+    MSGPACK_DEFINE_MAP(wanted, ready, mounted)
+};
+
+inline constexpr std::uint32_t kMostWarmOfOne = 64;
+inline constexpr std::uint32_t kMostWarm = 256;  // Of all images.
+
 struct Volume {
     std::string id;
     std::string parent;  // The volume it was cloned from, by the last name that had; empty for none.
@@ -272,15 +283,17 @@ struct Volume {
     std::optional<std::string> device;  // Absent unless active.
     std::optional<std::string> mount;   // Absent unless mounted.
     // What it takes of the pool, as pool.measure last counted it, by `as_of` (RFC 3339 UTC); absent until then. A
-    // removal gives the exclusive ones back.
+    // removal gives the exclusive ones back. An image's warm clones, which go with it, are counted with it.
     std::optional<std::uint64_t> mapped_bytes;     // Of active ones as of any later pool.measure.
     std::optional<std::uint64_t> exclusive_bytes;  // In blocks that nobody else has.
     std::optional<std::uint64_t> shared_bytes;     // In blocks that others have, too.
     std::optional<std::string> as_of;
-    std::string mkfs_options;   // As its file system was made with; a clone's are its parent's.
-    std::string mount_options;  // As it is mounted with.
+    std::string mkfs_options;             // As its file system was made with; a clone's are its parent's.
+    std::string mount_options;            // As it is mounted with.
+    std::optional<WarmClones> warm = {};  // Absent unless some are wanted.
     MSGPACK_DEFINE_MAP(id, parent, kind, state, thin_id, transaction_id, size_bytes, fs, created_at, labels, leases,
-                       device, mount, mapped_bytes, exclusive_bytes, shared_bytes, as_of, mkfs_options, mount_options)
+                       device, mount, mapped_bytes, exclusive_bytes, shared_bytes, as_of, mkfs_options, mount_options,
+                       warm)
 };
 
 struct VolumeCreate {
@@ -339,16 +352,19 @@ struct VolumeResize {
 
 // Makes it an image: from now on nobody writes to it, and it is got and attached read-only. Its file system is mounted
 // once before, so that none of its journal is left to replay. in_use with details["holders"]: who may write to it, or
-// has it attached.
+// has it attached. With `warm` so many clones of it are kept ready from now on (0: none, and those there are go);
+// without, what was asked for stays. no_space: more than all images together may have.
 struct VolumeFreeze {
     static constexpr const char* kType = "volume.freeze";
     struct Reply {
         Volume volume;
-        bool changed = false;  // False: it was one.
+        bool changed = false;  // False: it was one, and has the same clones.
         MSGPACK_DEFINE_MAP(volume, changed)
     };
     std::string id;
-    MSGPACK_DEFINE_MAP(id)
+    std::optional<std::uint32_t> warm = {};
+    bool warm_mounted = false;  // With warm: mounted as well, if it has a file system.
+    MSGPACK_DEFINE_MAP(id, warm, warm_mounted)
 };
 
 // The name goes to the same volume, with all that it is; clones of it name their parent anew. in_use while it is

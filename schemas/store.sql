@@ -56,16 +56,22 @@ CREATE TABLE volume (
     labels        BLOB NOT NULL,      -- msgpack map.
     mkfs_options  TEXT NOT NULL DEFAULT '',  -- common/filesystem_options.h. These two are there since version 2.
     mount_options TEXT NOT NULL DEFAULT '',
+    warm          INTEGER NOT NULL DEFAULT 0,  -- Clones of this image that are kept ready. These two are there since version 3.
+    warm_mounted  INTEGER NOT NULL DEFAULT 0,  -- 1: and mounted.
     CHECK (state <> 'removing' OR name IS NULL)
 ) STRICT;
 
 CREATE INDEX volume_by_origin ON volume (origin_id);  -- Since version 2.
+-- Since version 3. A clone that is kept ready is internal, has no template, and its origin is the image.
+CREATE INDEX warm_image ON volume (thin_id) WHERE warm > 0;
+CREATE INDEX internal_by_origin ON volume (origin_id) WHERE kind = 'internal';
 
 -- An accepted change that is not finished. Its row goes in the commit that finishes it.
 CREATE TABLE operation (
     number        INTEGER PRIMARY KEY,
     type          TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool' OR
-                                       type = 'rewind' OR type = 'grow' OR type = 'resize' OR type = 'destroy_pool'),
+                                       type = 'rewind' OR type = 'grow' OR type = 'resize' OR type = 'destroy_pool' OR
+                                       type = 'warm'),  -- warm: since version 3.
     thin_id       INTEGER,            -- Of the volume; NULL for the pool.
     request_id    TEXT,               -- Whose answer is owed; NULL once answered, or nobody's.
     body          BLOB NOT NULL,      -- The request's body, msgpack.

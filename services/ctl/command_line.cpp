@@ -216,7 +216,11 @@ void Grammar::add_volume_commands() {
     id(resize);
     text(resize, "SIZE", arguments_.size, "its new size, as 20G", "")->required();
 
-    id(command("freeze", volume_freeze, "make a volume a read-only image for good"));
+    CLI::App* freeze = command("freeze", volume_freeze, "make a volume a read-only image for good");
+    id(freeze);
+    CLI::Option* warm =
+        text(freeze, "--warm", arguments_.warm, "keep so many clones of it ready to be taken; 0: none", "N");
+    freeze->add_flag("--warm-mounted", arguments_.warm_mounted, "with --warm: and mounted")->needs(warm);
 
     CLI::App* rename = command("rename", volume_rename, "give a volume another name");
     text(rename, "OLD", arguments_.id, "the volume", "")->required();

@@ -35,6 +35,8 @@ struct Arguments {
     bool exact = false;
     bool all = false;
     bool space = false;
+    std::string warm;  // A number; empty is not 0.
+    bool warm_mounted = false;
 
     std::string pool_name;
     std::string loop_size;

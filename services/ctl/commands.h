@@ -31,6 +31,7 @@ Result<int> volume_rename(Session& session, const Arguments& arguments);
 Result<int> pool_limits(Session& session, const Arguments& arguments);
 Result<int> pool_quota(Session& session, const Arguments& arguments);
 Result<int> volume_label(Session& session, const Arguments& arguments);
+Result<schemas::VolumeFreeze> make_volume_freeze(const Arguments& arguments);
 Result<schemas::VolumeLabel> make_volume_label(const Arguments& arguments);
 Result<int> volume_get(Session& session, const Arguments& arguments);
 Result<int> volume_put(Session& session, const Arguments& arguments);

@@ -25,6 +25,10 @@ std::string size_or_dash(const Console& console, const std::optional<std::uint64
     return or_dash(console, bytes ? console.size(*bytes) : "");
 }
 
+std::string warm_text(const schemas::WarmClones& warm) {
+    return fmt::format("{} of {} clones{} ready", warm.ready, warm.wanted, warm.mounted ? ", mounted," : "");
+}
+
 Result<void> measure(Session& session, bool exact) {
     TRY(session.call(schemas::PoolMeasure{.exact = exact}, "count the pool's blocks"));
     return {};
@@ -125,6 +129,7 @@ Result<int> volume_show(Session& session, const Arguments& arguments) {
     table.add({"created", volume.created_at});
     for (const auto& [key, value] : volume.labels) table.add({"label", key + "=" + value});
     for (const auto& lease : volume.leases) table.add({"lease", lease.holder + " " + lease.mode});
+    if (volume.warm) table.add({"warm", warm_text(*volume.warm)});
     table.add({"device", or_dash(console, volume.device.value_or(""))});
     table.add({"mount", or_dash(console, volume.mount.value_or(""))});
     if (volume.mapped_bytes) table.add({"mapped", console.size(*volume.mapped_bytes)});

@@ -197,11 +197,26 @@ Result<int> volume_resize(Session& session, const Arguments& arguments) {
     return 0;
 }
 
+Result<schemas::VolumeFreeze> make_volume_freeze(const Arguments& arguments) {
+    schemas::VolumeFreeze request;
+    request.id = arguments.id;
+    request.warm_mounted = arguments.warm_mounted;
+    if (arguments.warm.empty()) return request;
+    const std::uint64_t warm = TRY(parse_number("number of warm clones", arguments.warm));
+    request.warm = static_cast<std::uint32_t>(std::min<std::uint64_t>(warm, schemas::kMostWarmOfOne + 1));
+    return request;
+}
+
 Result<int> volume_freeze(Session& session, const Arguments& arguments) {
-    const auto reply =
-        TRY(session.call(schemas::VolumeFreeze{.id = arguments.id}, fmt::format("freeze '{}'", arguments.id)));
+    const auto request = TRY(make_volume_freeze(arguments));
+    const auto reply = TRY(session.call(request, fmt::format("freeze '{}'", arguments.id)));
     const Console& console = session.console();
     if (console.json) console.print(to_json(reply.volume));
+    if (reply.volume.warm) {
+        console.note(fmt::format("{} clones of '{}' are kept ready; next: cowslip create NEW --parent '{}' --get",
+                                 reply.volume.warm->wanted, reply.volume.id, reply.volume.id));
+        return 0;
+    }
     console.note(fmt::format("'{}' {} an image; next: cowslip create NEW --parent '{}'", reply.volume.id,
                              reply.changed ? "is now" : "was already", reply.volume.id));
     return 0;

@@ -52,6 +52,8 @@ public:
     // With the note of a sync's error.
     virtual Result<void> remove_id(const std::string& directory) = 0;
     virtual Result<void> remove_directory(const std::string& directory) = 0;
+    // With what is mounted in it. `to` is not there.
+    virtual Result<void> rename_directory(const std::string& from, const std::string& to) = 0;
     // Behind `after`, in byte order.
     virtual Result<schemas::ListMounts::Reply> list(const std::string& after) = 0;
 

@@ -67,8 +67,8 @@ Result<std::vector<std::string>> list_directories(const Fd& mounts) {
         const bool unknown = entry->d_type == DT_UNKNOWN &&
                              fstatat(mounts.get(), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
                              S_ISDIR(status.st_mode);
-        // No volume's directory begins with a dot.
-        if (entry->d_name[0] != '.' && (entry->d_type == DT_DIR || unknown)) names.emplace_back(entry->d_name);
+        const bool ours = entry->d_name[0] != '.' || is_warm_directory(entry->d_name);
+        if (ours && (entry->d_type == DT_DIR || unknown)) names.emplace_back(entry->d_name);
     }
     closedir(folder);
     std::sort(names.begin(), names.end());
@@ -194,6 +194,12 @@ Result<void> KernelFilesystems::remove_id(const std::string& directory) {
 Result<void> KernelFilesystems::remove_directory(const std::string& directory) {
     if (unlinkat(mounts_.get(), directory.c_str(), AT_REMOVEDIR) == 0 || is_gone(errno)) return {};
     return errno_error(errno, describe("remove", directory));
+}
+
+// A mount point cannot be renamed, and what it lies in can.
+Result<void> KernelFilesystems::rename_directory(const std::string& from, const std::string& to) {
+    if (renameat2(mounts_.get(), from.c_str(), mounts_.get(), to.c_str(), RENAME_NOREPLACE) == 0) return {};
+    return errno_error(errno, describe("rename", from) + fmt::format(" to '{}'", to));
 }
 
 Result<schemas::ListMounts::Reply> KernelFilesystems::list(const std::string& after) {

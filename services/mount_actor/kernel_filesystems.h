@@ -31,6 +31,7 @@ public:
     Result<void> remove_mount_point(const std::string& directory) override;
     Result<void> remove_id(const std::string& directory) override;
     Result<void> remove_directory(const std::string& directory) override;
+    Result<void> rename_directory(const std::string& from, const std::string& to) override;
     Result<schemas::ListMounts::Reply> list(const std::string& after) override;
 
     bool has_selinux() const override;

@@ -32,7 +32,7 @@ Result<void> check_fs(const std::string& fs) {
 Result<void> check_directory(const std::string& directory) {
     const bool good = !directory.empty() && directory.size() <= kLongestFileName && directory.front() != '.' &&
                       directory.find('/') == std::string::npos && directory.find('\0') == std::string::npos;
-    if (good) return {};
+    if (good || is_warm_directory(directory)) return {};
     return Error{Errc::invalid_argument, fmt::format("directory '{}': it is none of a volume", directory)};
 }
 
@@ -44,13 +44,22 @@ Result<void> check_label(const std::string& label) {
                                                      kLongestMountLabel)};
 }
 
+Result<void> check_directory_of(const std::string& id, const std::string& directory) {
+    TRY(check_volume_id(id));
+    TRY(check_directory(directory));
+    if (directory == volume_directory(id)) return {};
+    return Error{Errc::invalid_argument, fmt::format("directory '{}': it is not that of volume '{}'", directory, id)};
+}
+
+Result<void> check_warm_directory(const std::string& dm_uuid, const std::string& directory) {
+    if (is_warm_directory(directory) && directory == warm_directory(dm_uuid)) return {};
+    return Error{Errc::invalid_argument,
+                 fmt::format("directory '{}': it is not that of a warm clone on '{}'", directory, dm_uuid)};
+}
+
 Result<void> check(const schemas::Mount& request) {
-    TRY(check_volume_id(request.id));
-    TRY(check_directory(request.directory));
-    if (request.directory != volume_directory(request.id)) {
-        return Error{Errc::invalid_argument,
-                     fmt::format("directory '{}': it is not that of volume '{}'", request.directory, request.id)};
-    }
+    TRY(request.id.empty() ? check_warm_directory(request.device.dm_uuid, request.directory)
+                           : check_directory_of(request.id, request.directory));
     TRY(check_fs(request.fs));
     TRY(check_mount_options(request.fs, request.options));
     TRY(check_uuid(request.device.dm_uuid));
@@ -64,6 +73,7 @@ Result<std::string> MountActor::handle(std::string_view type, const msgpack::obj
     if (auto reply = on<schemas::MakeFilesystem>(type, body, run)) return std::move(*reply);
     if (auto reply = on<schemas::Mount>(type, body, run)) return std::move(*reply);
     if (auto reply = on<schemas::Unmount>(type, body, run)) return std::move(*reply);
+    if (auto reply = on<schemas::RenameMount>(type, body, run)) return std::move(*reply);
     if (auto reply = on<schemas::Trim>(type, body, run)) return std::move(*reply);
     if (auto reply = on<schemas::ListMounts>(type, body, run)) return std::move(*reply);
     return Error{Errc::unimplemented, fmt::format("command '{}': a mount actor has no such command", type)};
@@ -107,7 +117,7 @@ Result<schemas::Mount::Reply> MountActor::handle(const schemas::Mount& request) 
 Result<void> MountActor::make_directory_and_mount(const schemas::Mount& request) {
     TRY(filesystems_.ensure_directory(request.directory));
     TRY(filesystems_.forget_unsynced(request.directory));  // An earlier boot's.
-    TRY(filesystems_.ensure_id(request.directory, request.id));
+    if (!request.id.empty()) TRY(filesystems_.ensure_id(request.directory, request.id));
     TRY(filesystems_.ensure_mount_point(request.directory));
     return filesystems_.mount(request);
 }
@@ -164,6 +174,31 @@ Result<schemas::Unmount::Reply> MountActor::handle(const schemas::Unmount& reque
     TRY(remove_all(request.directory));
     spdlog::debug("unmounted directory={} device={}", request.directory, request.dm_uuid);
     return reply;
+}
+
+// The rename is the last effect: an error before it leaves the mount where it was.
+Result<schemas::RenameMount::Reply> MountActor::handle(const schemas::RenameMount& request) {
+    TRY(check_uuid(request.dm_uuid));
+    TRY(check_warm_directory(request.dm_uuid, request.from));
+    TRY(check_directory_of(request.id, request.directory));
+    TRY(filesystems_.check_ours(request.dm_uuid));
+    const std::string path = filesystems_.mount_path(request.directory);
+    const DirectoryState there = TRY(filesystems_.look(request.directory));
+    if (there.mounted_uuid == request.dm_uuid) return schemas::RenameMount::Reply{.path = path};
+    if (there.mounted_uuid) {
+        return Error{Errc::in_use,
+                     fmt::format("rename to '{}': device '{}' is mounted there", path, *there.mounted_uuid)};
+    }
+    const DirectoryState state = TRY(filesystems_.look(request.from));
+    if (state.mounted_uuid != request.dm_uuid) {
+        return Error{Errc::invalid_argument, fmt::format("rename '{}': device '{}' is not mounted there",
+                                                         filesystems_.mount_path(request.from), request.dm_uuid)};
+    }
+    if (there.exists) TRY(remove_all(request.directory));  // Left over.
+    TRY(filesystems_.ensure_id(request.from, request.id));
+    TRY(filesystems_.rename_directory(request.from, request.directory));
+    spdlog::debug("renamed from={} directory={} device={}", request.from, request.directory, request.dm_uuid);
+    return schemas::RenameMount::Reply{.path = path};
 }
 
 Result<schemas::Trim::Reply> MountActor::handle(const schemas::Trim& request) {

@@ -27,6 +27,7 @@ public:
     Result<schemas::MakeFilesystem::Reply> handle(const schemas::MakeFilesystem& request);
     Result<schemas::Mount::Reply> handle(const schemas::Mount& request);
     Result<schemas::Unmount::Reply> handle(const schemas::Unmount& request);
+    Result<schemas::RenameMount::Reply> handle(const schemas::RenameMount& request);
     Result<schemas::Trim::Reply> handle(const schemas::Trim& request);
     Result<schemas::ListMounts::Reply> handle(const schemas::ListMounts& request);
 

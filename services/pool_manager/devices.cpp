@@ -1,6 +1,7 @@
 // Commands to the actors, and what the kernel was last seen to have active and mounted.
 #include <algorithm>
 #include <cerrno>
+#include <tuple>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -76,8 +77,9 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
     if (repairing_)
         co_return Error{Errc::unavailable, fmt::format("activate '{}': the pool is being repaired", operation.subject)};
     const NameLock tables = co_await names_.acquire(kTablesKey, LockMode::shared);
+    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors, read_only};
-    Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, Urgency::awaited, command);
+    Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
     if (!reply || reply->error_number != 0) maybe_active(row.thin_id);
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) {
@@ -87,7 +89,7 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
                             fmt::format("activate '{}': the pool is {}", operation.subject, pool_.mode)};
         if (reply->error_number == ENODATA) {
             lost_.insert(row.thin_id);
-            find(FindingKind::lost, row.name.value_or(""),
+            find(FindingKind::lost, row.name.value_or(fmt::format("thin {}", row.thin_id)),
                  fmt::format("the pool does not have its thin id {}", row.thin_id));
             co_return Error{Errc::needs_repair,
                             fmt::format("activate '{}': the pool has no thin id {}", operation.subject, row.thin_id)};
@@ -100,6 +102,7 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
     device.complete = true;
     device.size_sectors = row.size_sectors;
     device.idle_since_ms = 0;
+    device.warm_since_ms = 0;
     co_return device.path;
 }
 
@@ -120,18 +123,20 @@ Task<void> PoolManager::deactivate(Operation& operation, std::uint32_t thin_id) 
     co_return {};
 }
 
+// Of a warm clone, which has no name, in a directory that no name leads to.
 Task<std::string> PoolManager::mount(Operation& operation, VolumeRow row, bool read_only, std::string label) {
     const Device& device = devices_.at(row.thin_id);
+    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     schemas::Mount command;
     command.device = {device.path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)};
-    command.directory = volume_directory(*row.name);
-    command.id = *row.name;
+    command.directory = row.name ? volume_directory(*row.name) : warm_directory(command.device.dm_uuid);
+    command.id = row.name.value_or("");
     command.fs = row.fs;
     command.read_only = read_only;
     command.mount_label = label;
     command.grow = !read_only && row.fs_sectors < row.size_sectors;
     command.options = row.options.mount;
-    Result<schemas::Mount::Reply> reply = co_await tell(operation, ActorKind::mount, Urgency::awaited, command);
+    Result<schemas::Mount::Reply> reply = co_await tell(operation, ActorKind::mount, urgency, command);
     if (!reply) {
         // Its node is gone, perhaps: the next get looks at the device again.
         if (reply.error().code == Errc::unavailable) devices_.at(row.thin_id).complete = false;
@@ -251,20 +256,25 @@ void PoolManager::now_idle(std::uint32_t thin_id) {
     const auto found = devices_.find(thin_id);
     if (found == devices_.end()) return;
     found->second.idle_since_ms = now_.monotonic_ms;
+    found->second.warm_since_ms = 0;
     timers_.at(now_.monotonic_ms + options_.idle_ms, [this] { put_away_idle(); });
 }
 
-// Those past their time, and the oldest ones past the bound.
+// Idle ones past their time, and the oldest ones past the bound: of warm ones when there are no idle ones any more.
 void PoolManager::put_away_idle() {
-    std::vector<std::pair<std::int64_t, std::uint32_t>> idle;
+    std::vector<std::tuple<bool, std::int64_t, std::uint32_t>> kept;
     for (const auto& [thin_id, device] : devices_) {
-        if (device.idle_since_ms != 0) idle.emplace_back(device.idle_since_ms, thin_id);
+        if (device.idle_since_ms != 0) kept.emplace_back(false, device.idle_since_ms, thin_id);
+        if (device.warm_since_ms != 0) kept.emplace_back(true, device.warm_since_ms, thin_id);
     }
-    std::sort(idle.begin(), idle.end());
-    std::size_t left = idle.size();
-    for (const auto& [since, thin_id] : idle) {
-        if (since + options_.idle_ms > now_.monotonic_ms && left <= options_.max_idle_devices) break;
-        devices_.at(thin_id).idle_since_ms = 0;  // Once: what becomes of it is the operation's business.
+    std::sort(kept.begin(), kept.end());
+    std::size_t left = kept.size();
+    for (const auto& [warm, since, thin_id] : kept) {
+        const bool over = !warm && since + options_.idle_ms <= now_.monotonic_ms;
+        if (!over && left <= options_.max_idle_devices) break;
+        Device& device = devices_.at(thin_id);
+        device.idle_since_ms = 0;  // Once: what becomes of it is the operation's business.
+        device.warm_since_ms = 0;
         begin_put_away(thin_id);
         --left;
     }
@@ -280,9 +290,12 @@ void PoolManager::begin_put_away(std::uint32_t thin_id) {
 Task<std::string> PoolManager::put_away(Operation& operation, std::uint32_t thin_id) {
     NameLock lock = co_await names_.acquire(thin_key(thin_id), LockMode::exclusive);
     const auto found = devices_.find(thin_id);
-    // Leased meanwhile, or gone, or idle anew: not ours any more.
-    if (found == devices_.end() || found->second.idle_since_ms != 0 || !store_.leases(thin_id).empty()) co_return "";
-    Result<void> away = co_await deactivate(operation, thin_id);
+    // Leased meanwhile, or gone, or idle or warm anew: not ours any more.
+    const bool kept = found != devices_.end() && (found->second.idle_since_ms != 0 || found->second.warm_since_ms != 0);
+    if (found == devices_.end() || kept || !store_.leases(thin_id).empty()) co_return "";
+    Result<void> away;
+    if (!found->second.mount_path.empty()) away = co_await unmount(operation, thin_id, true);
+    if (away) away = co_await deactivate(operation, thin_id);
     if (away) {
         unfind(FindingKind::busy, operation.subject);
     } else if (away.error().code == Errc::in_use) {
@@ -299,11 +312,11 @@ Task<std::string> PoolManager::put_away(Operation& operation, std::uint32_t thin
 
 // Behind the reply to create_snap: most of a get is waiting for the kernel to activate the device.
 bool PoolManager::may_activate_ahead(const VolumeRow& row) const {
-    const auto idle = std::count_if(devices_.begin(), devices_.end(),
-                                    [](const auto& entry) { return entry.second.idle_since_ms != 0; });
-    const auto begun = std::count_if(operations_.begin(), operations_.end(),
-                                     [](const auto& entry) { return entry.second->type == "activate_ahead"; });
-    return static_cast<std::size_t>(idle + begun) < options_.max_idle_devices && row.fs != "none";
+    const auto kept = std::count_if(devices_.begin(), devices_.end(), [](const auto& entry) {
+        return entry.second.idle_since_ms != 0 || entry.second.warm_since_ms != 0;
+    });
+    const auto begun = count_operations("activate_ahead") + count_operations("warm");
+    return row.name && row.fs != "none" && static_cast<std::size_t>(kept + begun) < options_.max_idle_devices;
 }
 
 // The actor has answered to `key` and goes on. The caller holds the pool shared; what it is at the thin is

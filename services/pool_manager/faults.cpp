@@ -45,6 +45,7 @@ Task<std::string> PoolManager::watch(Operation& operation) {
         look_at_space();
         consider_extension();
         look_at_lifetimes();
+        warm_changed_.notify_all();
         if (backup_due_ && now_.monotonic_ms - backup_begun_ms_ > kBackupMs) begin_backup();
         if (creates_in_generation_ > 0 && now_.monotonic_ms - generation_opened_ms_ > kGenerationMs) begin_generation();
     }

@@ -52,7 +52,9 @@ BackupRow to_backup(const VolumeRow& row) {
             .created_at = row.created_at,
             .labels = row.labels,
             .mkfs_options = row.options.mkfs,
-            .mount_options = row.options.mount};
+            .mount_options = row.options.mount,
+            .warm = row.warm,
+            .warm_mounted = row.warm_mounted};
 }
 
 VolumeRow from_backup(const BackupRow& row) {
@@ -70,6 +72,8 @@ VolumeRow from_backup(const BackupRow& row) {
     volume.created_at = row.created_at;
     volume.labels = row.labels;
     volume.options = {.mkfs = row.mkfs_options, .mount = row.mount_options};
+    volume.warm = row.warm;
+    volume.warm_mounted = row.warm_mounted;
     return volume;
 }
 

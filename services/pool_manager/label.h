@@ -58,8 +58,10 @@ struct BackupRow {
     schemas::Labels labels;
     std::string mkfs_options;
     std::string mount_options;
+    std::uint32_t warm = 0;
+    bool warm_mounted = false;
     MSGPACK_DEFINE_MAP(thin_id, name, template_key, kind, state, parent, origin_id, size_sectors, fs_sectors, fs,
-                       created_at, labels, mkfs_options, mount_options)
+                       created_at, labels, mkfs_options, mount_options, warm, warm_mounted)
 };
 
 BackupRow to_backup(const VolumeRow& row);

@@ -65,6 +65,7 @@ Result<bool> PoolManager::check_lease(const VolumeRow& row, const LeaseWanted& w
 void PoolManager::record_lease(const VolumeRow& row, const LeaseWanted& wanted) {
     store_.insert_lease({row.thin_id, wanted.holder, wanted.mode, wanted.mount_label});
     devices_.at(row.thin_id).idle_since_ms = 0;
+    devices_.at(row.thin_id).warm_since_ms = 0;
     unfind(FindingKind::busy, *row.name);  // Who has it open has no lease, it said.
     event("lease.taken", *row.name, {{"holder", wanted.holder}, {"mode", wanted.mode}});
 }

@@ -28,24 +28,30 @@ bool is_mounted(const LeaseRow& lease) {
 
 Task<std::string> PoolManager::freeze_volume(Operation& operation, schemas::VolumeFreeze request) {
     Result<void> checked = check_volume_id(request.id);
+    if (checked && request.warm_mounted && !request.warm) {
+        checked = Error{Errc::invalid_argument, "freeze: warm_mounted belongs to warm"};
+    }
     if (!checked) co_return checked.error();
     const std::vector<LockRequest> names = {{volume_key(request.id), LockMode::exclusive}};
     Result<NameLock> lock = co_await enter(operation, names, Access::change);
     if (!lock) co_return lock.error();
     const auto row = store_.find_volume(request.id);
     if (!row || row->state != "ready") co_return no_such(request.id);
-    if (row->kind == "image") {
-        co_return encode(schemas::VolumeFreeze::Reply{.volume = describe(*row), .changed = false});
+    const bool was_image = row->kind == "image";
+    if (!was_image) {
+        checked = check_still(*row);
+        if (!checked) co_return checked.error();
+        const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);
+        checked = co_await make_still(operation, *row);
+        if (!checked) co_return checked.error();
+        store_.set_volume_image(row->thin_id);
+        event("volume.frozen", request.id, {{"thin_id", std::to_string(row->thin_id)}});
     }
-    checked = check_still(*row);
+    if (request.warm) checked = set_warm(*row, *request.warm, request.warm_mounted);
     if (!checked) co_return checked.error();
-    const NameLock thin = co_await names_.acquire(thin_key(row->thin_id), LockMode::exclusive);
-    checked = co_await make_still(operation, *row);
-    if (!checked) co_return checked.error();
-    store_.set_volume_image(row->thin_id);
-    event("volume.frozen", request.id, {{"thin_id", std::to_string(row->thin_id)}});
     const auto frozen = store_.volume(row->thin_id);
-    co_return encode(schemas::VolumeFreeze::Reply{.volume = describe(*frozen), .changed = true});
+    const bool changed = !was_image || frozen->warm != row->warm || frozen->warm_mounted != row->warm_mounted;
+    co_return encode(schemas::VolumeFreeze::Reply{.volume = describe(*frozen), .changed = changed});
 }
 
 // Who has it mounted read-only may keep it so. A device that is attached cannot be mounted.

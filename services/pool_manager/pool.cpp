@@ -107,7 +107,8 @@ Outcome PoolManager::take_status(const Operation& operation, std::int32_t error_
         return outcome;
     }
     const bool failed = status->mode == PoolMode::fail || status->mode == PoolMode::error;
-    pool_.intact = !status->needs_check && !failed;
+    const bool was_intact = std::exchange(pool_.intact, !status->needs_check && !failed);
+    if (was_intact && !pool_.intact) doubt_warm();
     if (!failed && (status->transaction_id < least || status->transaction_id > pool_row_->planned)) {
         Seen seen = seen_by_store();
         seen.confirmed = least;
@@ -626,7 +627,8 @@ Task<std::vector<std::string>> PoolManager::put_devices_away(Operation& operatio
 
 std::size_t PoolManager::removals_behind() const {
     return static_cast<std::size_t>(std::count_if(operations_.begin(), operations_.end(), [](const auto& entry) {
-        return entry.second->role == Role::behind && entry.second->type != "activate_ahead";
+        const std::string& type = entry.second->type;
+        return entry.second->role == Role::behind && type != "activate_ahead" && type != "warm";
     }));
 }
 

@@ -365,6 +365,11 @@ std::size_t PoolManager::count_operations(Role role) const {
                                                   [&](const auto& entry) { return entry.second->role == role; }));
 }
 
+std::ptrdiff_t PoolManager::count_operations(std::string_view type) const {
+    return std::count_if(operations_.begin(), operations_.end(),
+                         [&](const auto& entry) { return entry.second->type == type; });
+}
+
 // ---- what happened, and what is wrong --------------------------------------------------------
 
 void PoolManager::event(std::string_view type, std::string_view subject, const EventBody& body) {

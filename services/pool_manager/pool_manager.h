@@ -6,7 +6,7 @@
 // waits (clients, queues) and what the kernel was last seen to be; none of it is truth.
 //
 // Files: pool_manager.cpp the turn and requests; volumes.cpp create and remove; resize.cpp;
-// naming.cpp freeze, rename, labels; leases.cpp get, put,
+// naming.cpp freeze, rename, labels; warm.cpp clones of images that are kept ready; leases.cpp get, put,
 // attach, detach; devices.cpp commands to actors, activation, idle devices; pool.cpp the pool itself;
 // faults.cpp what goes wrong with it; identity.cpp what the pool says of itself (label, store backups);
 // store_backup.cpp backups of the store beside it; rebuild.cpp the store made anew; lifetime.cpp its clock and thin
@@ -90,10 +90,11 @@ struct ManagerOptions {
     std::string mounts_folder;  // DIR/mnt, absolute.
     std::string store_folder;   // DIR/store, absolute: for what is told; the process works in it.
     std::uint32_t pid = 0;
-    std::size_t max_operations = 4096;       // Accepted and waiting, together; past it: busy.
-    std::size_t max_behind = 1024;           // Removals behind their reply; past it rm waits.
-    std::size_t max_idle_devices = 32;       // Kept active without a lease, in case they are asked for again.
-    std::int64_t idle_ms = 2000;             // For how long.
+    std::size_t max_operations = 4096;  // Accepted and waiting, together; past it: busy.
+    std::size_t max_behind = 1024;      // Removals behind their reply; past it rm waits.
+    // Kept active without a lease: idle ones, in case they are asked for again, and warm clones.
+    std::size_t max_idle_devices = 32;
+    std::int64_t idle_ms = 2000;             // For how long, but for warm ones.
     std::int64_t reconcile_ms = 600000;      // Between two comparisons of store, pool and kernel.
     std::int64_t store_backup_ms = 3600000;  // Between two backups of the store beside it, if it changes; 0: none.
     std::int64_t trim_ms = 0;                // Between two trims of all that is mounted writable; 0: none.
@@ -228,6 +229,7 @@ private:
         bool mount_read_only = false;
         std::string mount_label = {};
         std::int64_t idle_since_ms = 0;
+        std::int64_t warm_since_ms = 0;  // Of a warm clone that is kept active.
     };
 
     struct PoolView {
@@ -273,6 +275,7 @@ private:
     void keep();  // What was written up to here, whatever fails after it.
     void commit();
     std::size_t count_operations(Role role) const;
+    std::ptrdiff_t count_operations(std::string_view type) const;
     std::size_t behind_operations() const { return count_operations(Role::behind); }
     template <class Message>
     void change(Task<std::string> (PoolManager::*handler)(Operation&, Message), std::string Message::*subject);
@@ -336,6 +339,30 @@ private:
     Task<std::string> rename_volume(Operation& operation, schemas::VolumeRename request);
     Result<void> check_rename(const VolumeRow& row, const std::string& name);
     Task<std::string> label_volume(Operation& operation, schemas::VolumeLabel request);
+
+    // warm.cpp
+    class WarmClaim;
+    Result<void> set_warm(const VolumeRow& image, std::uint32_t count, bool mounted);
+    std::optional<schemas::WarmClones> describe_warm(const VolumeRow& image);
+    std::optional<int> rank_warm(const VolumeRow& clone, const VolumeRow& wanted,
+                                 const schemas::VolumeCreate& request) const;
+    Task<std::optional<std::string>> take_warm(Operation& operation, schemas::VolumeCreate request, VolumeRow wanted);
+    Task<std::string> name_mount(Operation& operation, VolumeRow clone, std::string id);
+    Task<std::string> keep_warm(Operation& operation);
+    void tend_warm();
+    void doubt_warm();
+    std::size_t give_up_warm(const VolumeRow& image, std::size_t most);
+    void begin_giving_up(std::uint32_t thin_id);
+    bool may_fill_warm() const;
+    bool lacks_warm(const VolumeRow& image, std::ptrdiff_t own);
+    std::optional<VolumeRow> find_unready_warm(const VolumeRow& image, const std::vector<VolumeRow>& clones,
+                                               std::ptrdiff_t own) const;
+    Task<std::string> fill_warm(Operation& operation, VolumeRow image, WarmClaim claim);
+    Task<std::string> take_warm_step(Operation& operation, VolumeRow image);
+    Task<std::string> make_warm_clone(Operation& operation, VolumeRow image);
+    Task<std::string> make_warm_ready(Operation& operation, VolumeRow image, VolumeRow clone);
+    void take_over_warm();
+
     // limits.cpp
     Task<std::string> set_limits(Operation& operation, schemas::PoolSetLimits request);
     Task<std::string> set_quota(Operation& operation, schemas::PoolQuota request);
@@ -490,6 +517,8 @@ private:
     bool queues_at(std::uint64_t data_sectors) const;
     schemas::PoolLimits limits_in_force() const;
     Result<void> check_room() const;
+    Result<void> check_pool_room(std::uint64_t more_percent) const;  // Than what a create must find.
+    bool lacks_room() const;
     void look_at_space();
     void tell_writers();
     std::optional<std::uint64_t> full_in_seconds(std::size_t kind) const;
@@ -597,6 +626,7 @@ private:
     Result<schemas::EventSince::Reply> events_since(const schemas::EventSince& request);
     Task<std::string> wait_for_operation(Operation& operation, schemas::OperationWait request);
     schemas::Volume describe(const VolumeRow& row);
+    void add_warm_space(const VolumeRow& image, schemas::Volume* volume);
 
     Store& store_;
     ManagerOptions options_;
@@ -615,6 +645,7 @@ private:
     Signal actors_changed_{ready_};
     Signal copy_ended_{ready_};
     Signal intact_look_ended_{ready_};
+    Signal warm_changed_{ready_};
 
     std::map<std::string, Handler, std::less<>> changes_;  // By request type.
     std::map<std::string, std::function<Result<std::string>(const msgpack::object&)>, std::less<>> queries_;
@@ -644,9 +675,17 @@ private:
     std::int64_t repair_back_off_ms_ = 0;
     struct {
         std::uint64_t begun = 0;
-        std::uint64_t answered = 0;  // The latest that was.
-        bool under_way = false;      // One at a time.
-    } intact_looks_;                 // At whether the pool is intact.
+        std::uint64_t answered = 0;         // The latest that was.
+        bool under_way = false;             // One at a time.
+    } intact_looks_;                        // At whether the pool is intact.
+    std::set<std::uint32_t> warm_claimed_;  // Images and clones that somebody works on.
+    struct WarmPause {
+        std::int64_t until_ms = 0;
+        std::int64_t length_ms = 0;
+    };
+    std::map<std::uint32_t, WarmPause> warm_pauses_;  // Of images whose last clone could not be made ready.
+    std::uint64_t warm_doubts_ = 0;                   // How often a commit of the pool has failed.
+    bool warm_in_doubt_ = false;                      // And clones of before that are there still.
     std::uint64_t creates_in_generation_ = 0;
     std::int64_t generation_opened_ms_ = 0;
     bool backup_due_ = false;  // Volumes have changed since the last one.
@@ -684,6 +723,7 @@ private:
 };
 
 inline constexpr std::uint32_t kMaxDeaths = 3;
+inline constexpr std::uint64_t kCreatesInGeneration = 4096;
 
 // The frame that answers `request_id` with an error.
 std::string error_frame(const std::string& request_id, const Error& error);

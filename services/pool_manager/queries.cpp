@@ -21,6 +21,16 @@ std::uint32_t page_size(std::uint32_t wanted) {
 
 }  // namespace
 
+// What its warm clones have for themselves goes with it; the rest of what they have is the image's.
+void PoolManager::add_warm_space(const VolumeRow& image, schemas::Volume* volume) {
+    for (const VolumeRow& clone : store_.warm_clones(image.thin_id)) {
+        const auto found = measured_.find(clone.thin_id);
+        const std::uint64_t own = found == measured_.end() ? 0 : found->second.exclusive_bytes.value_or(0);
+        *volume->mapped_bytes += own;
+        *volume->exclusive_bytes += own;
+    }
+}
+
 schemas::Volume PoolManager::describe(const VolumeRow& row) {
     schemas::Volume volume;
     volume.id = row.name.value_or("");
@@ -35,6 +45,7 @@ schemas::Volume PoolManager::describe(const VolumeRow& row) {
     volume.mount_options = row.options.mount;
     volume.created_at = format_time(row.created_at);
     volume.labels = row.labels;
+    volume.warm = describe_warm(row);
     for (const LeaseRow& lease : store_.leases(row.thin_id)) volume.leases.push_back({lease.holder, lease.mode});
     if (const auto device = devices_.find(row.thin_id); device != devices_.end()) {
         volume.device = device->second.path;
@@ -45,6 +56,7 @@ schemas::Volume PoolManager::describe(const VolumeRow& row) {
         volume.exclusive_bytes = found->second.exclusive_bytes;
         if (volume.exclusive_bytes && *volume.mapped_bytes >= *volume.exclusive_bytes)
             volume.shared_bytes = *volume.mapped_bytes - *volume.exclusive_bytes;
+        if (volume.warm && volume.exclusive_bytes) add_warm_space(row, &volume);
         volume.as_of = format_time(found->second.as_of);
     }
     return volume;

@@ -14,8 +14,7 @@ namespace {
 // the pool is whole. Only of a template is that not so: its mkfs may have been cut off.
 VolumeRow as_found(VolumeRow row, std::uint64_t birth) {
     const bool half_formatted = row.template_key && row.state != "ready";
-    const bool nobodys = !row.name && !row.template_key;
-    if (half_formatted || nobodys || row.state == "removing") {
+    if (half_formatted || row.state == "removing") {
         row.state = "removing";
         row.name.reset();
         row.template_key.reset();
@@ -26,6 +25,11 @@ VolumeRow as_found(VolumeRow row, std::uint64_t birth) {
     row.born_min = birth;
     row.born_max = birth;
     return row;
+}
+
+// A warm clone may have been given a name since the backup, and been written to.
+bool may_have_a_name_now(const VolumeRow& row) {
+    return !row.name && !row.template_key && row.state != "removing";
 }
 
 // Thin ids are counted anew by a rewind, so a row from before one may say something of another volume.
@@ -63,7 +67,7 @@ RebuildPlan plan_rebuild(const RebuildSources& sources) {
         const auto found = known.find(thin.thin_id);
         if (sources.quarantined.contains(thin.thin_id) || !ours) {
             plan.foreign.push_back(thin.thin_id);
-        } else if (found == known.end()) {
+        } else if (found == known.end() || may_have_a_name_now(found->second)) {
             plan.unknown.push_back(thin);
         } else {
             VolumeRow row = as_found(found->second, thin.birth);

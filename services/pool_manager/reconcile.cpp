@@ -141,6 +141,9 @@ Views PoolManager::views_at_start(KernelView seen) {
     views.before = store_view();
     views.after = views.before;
     views.kernel = std::move(seen);
+    for (const auto& [thin_id, device] : devices_) {
+        if (device.warm_since_ms != 0) views.kept.insert(thin_id);
+    }
     return views;
 }
 
@@ -153,11 +156,13 @@ void PoolManager::remember(const Views& views) {
         if (!views.steady(thin_id)) continue;
         Device& device = devices_[thin_id];
         const std::int64_t idle_since_ms = device.idle_since_ms;
+        const std::int64_t warm_since_ms = device.warm_since_ms;
         device = Device{.path = found.path,
                         .read_only = found.read_only,
                         .complete = found.live_table,
                         .size_sectors = found.size_sectors};
         device.idle_since_ms = idle_since_ms;
+        device.warm_since_ms = warm_since_ms;
     }
     for (const auto& found : views.kernel.mounts) {
         const auto thin_id = parse_thin_dm_uuid(views.pool_uuid, found.dm_uuid);
@@ -203,7 +208,7 @@ Task<std::vector<Difference>> PoolManager::reconcile(Operation& operation, Held 
     views.worked_on = record.keys();
     for (const auto& [thin_id, device] : devices_) {
         const bool busy = findings_.contains({FindingKind::busy, subject_of(views.after, thin_id)});
-        if (device.idle_since_ms != 0 && !busy) views.kept.insert(thin_id);
+        if ((device.idle_since_ms != 0 || device.warm_since_ms != 0) && !busy) views.kept.insert(thin_id);
     }
     remember(views);
     std::vector<Difference> compared = compare(views);

@@ -51,6 +51,9 @@ void PoolManager::start(const std::vector<std::string>& actor_locks, Time now) {
     Operation& backups = new_operation("store_backup", "");
     backups.role = Role::housekeeping;
     begin(backups, back_up_now_and_then(backups));
+    Operation& warmth = new_operation("keep_warm", "");
+    warmth.role = Role::housekeeping;
+    begin(warmth, keep_warm(warmth));
     if (options_.trim_ms == 0) return;
     Operation& trims = new_operation("trim", "");
     trims.role = Role::housekeeping;
@@ -90,6 +93,7 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     store_.set_boot_id(options_.boot_id);
     // Not against a pool that is not believed: what was accepted waits in its rows, also for a rebuild.
     if (pool_.frozen.empty()) resume_operations();
+    take_over_warm();
     if (seen.live_read) put_away_strays(seen);
     event("service.started", "", {{"pid", std::to_string(options_.pid)}});
     end_start();
@@ -200,6 +204,12 @@ void PoolManager::resume_operations() {
                 begin(resumed, [](Error error) -> Task<std::string> {
                     co_return error;
                 }({Errc::unavailable, "mkfs was interrupted by a restart"}));
+                break;
+            case OperationType::warm:
+                resumed.type = "warm";
+                begin(resumed, [](Error error) -> Task<std::string> {
+                    co_return error;
+                }({Errc::unavailable, "a warm clone was interrupted by a restart"}));
                 break;
             case OperationType::remove:
                 resumed.type = schemas::VolumeRemove::kType;

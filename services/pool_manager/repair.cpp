@@ -219,6 +219,7 @@ void PoolManager::note_damage(const std::string& report) {
     pool_.verdict = PoolVerdict::normal;
     unfind(FindingKind::frozen, pool_row_->name);
     set_fault(PoolFault::damaged, report);
+    doubt_warm();
     keep();
 }
 

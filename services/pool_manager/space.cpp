@@ -87,6 +87,15 @@ Result<void> PoolManager::check_room() const {
         return Error{Errc::no_space,
                      "the file system below the pool's files is full: make room there (volumes can still be removed)"};
     }
+    return check_pool_room(0);
+}
+
+// No volume would be made, for want of room where volumes lie.
+bool PoolManager::lacks_room() const {
+    return !has_room_below_ || !check_pool_room(0);
+}
+
+Result<void> PoolManager::check_pool_room(std::uint64_t more_percent) const {
     if (pool_.fault == PoolFault::metadata_full) return Error{Errc::no_space, explain(pool_.fault, pool_.fault_detail)};
     if (!pool_.status) return {};
     const ThinPoolStatus& status = *pool_.status;
@@ -96,7 +105,9 @@ Result<void> PoolManager::check_room() const {
     const std::uint64_t total = grows ? space_of(0).total : status.total_data_blocks * block_bytes;
     const std::uint64_t used = space_of(0).used;
     const std::uint64_t free = total - std::min(used, total);
-    if (free < std::max(limits.min_free_bytes, block_bytes) || (status.mode == PoolMode::out_of_data_space && !grows)) {
+    const auto wanted = [&](std::uint64_t least) { return least + least / 100 * more_percent; };
+    if (free < wanted(std::max(limits.min_free_bytes, block_bytes)) ||
+        (status.mode == PoolMode::out_of_data_space && !grows)) {
         return Error{Errc::no_space,
                      fmt::format("the pool has {} of data left, and no volume is made below {}: remove volumes, or "
                                  "`cowslip pool grow --data SIZE`",
@@ -104,7 +115,7 @@ Result<void> PoolManager::check_room() const {
     }
     const Space metadata = space_of(1);
     const std::uint64_t free_metadata = metadata.total - std::min(metadata.used, metadata.total);
-    if (free_metadata >= limits.min_free_metadata_bytes) return {};
+    if (free_metadata >= wanted(limits.min_free_metadata_bytes)) return {};
     return Error{Errc::no_space,
                  fmt::format("the pool has {} of metadata left, and no volume is made below {}: remove volumes, or "
                              "`cowslip pool grow --metadata SIZE`",

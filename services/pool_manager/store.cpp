@@ -19,16 +19,30 @@ namespace {
 
 constexpr std::int64_t kApplicationId = 0x434F5753;  // "COWS"
 // What makes each version from the one before it.
-constexpr std::array<const char*, 1> kMigrations = {
+constexpr std::array<const char*, 2> kMigrations = {
     "ALTER TABLE volume ADD COLUMN mkfs_options TEXT NOT NULL DEFAULT '';"
     "ALTER TABLE volume ADD COLUMN mount_options TEXT NOT NULL DEFAULT '';"
-    "CREATE INDEX volume_by_origin ON volume (origin_id);"};
+    "CREATE INDEX volume_by_origin ON volume (origin_id);",
+    "ALTER TABLE volume ADD COLUMN warm INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE volume ADD COLUMN warm_mounted INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX warm_image ON volume (thin_id) WHERE warm > 0;"
+    "CREATE INDEX internal_by_origin ON volume (origin_id) WHERE kind = 'internal';"
+    "CREATE TABLE operations ("
+    "    number INTEGER PRIMARY KEY,"
+    "    type TEXT NOT NULL CHECK (type = 'create' OR type = 'template' OR type = 'remove' OR type = 'create_pool' OR"
+    "        type = 'rewind' OR type = 'grow' OR type = 'resize' OR type = 'destroy_pool' OR type = 'warm'),"
+    "    thin_id INTEGER, request_id TEXT, body BLOB NOT NULL, attempts INTEGER NOT NULL,"
+    "    deaths INTEGER NOT NULL DEFAULT 0"
+    ") STRICT;"
+    "INSERT INTO operations SELECT number, type, thin_id, request_id, body, attempts, deaths FROM operation;"
+    "DROP TABLE operation;"
+    "ALTER TABLE operations RENAME TO operation;"};
 constexpr std::int64_t kVersion = 1 + kMigrations.size();
 
 constexpr const char* kVolumeColumns =
     "thin_id, name, template, kind, state, filling, parent, origin_id, size_sectors, fs_sectors, fs, born_min, "
     "born_max, "
-    "created_at, labels, mkfs_options, mount_options";
+    "created_at, labels, mkfs_options, mount_options, warm, warm_mounted";
 
 constexpr const char* kCountReady = "SELECT count(*) FROM volume WHERE name IS NOT NULL AND state = 'ready'";
 
@@ -57,6 +71,8 @@ VolumeRow read_volume(const Query& row) {
     volume.created_at = row.integer(13);
     if (auto labels = decode_as<schemas::Labels>(row.text(14))) volume.labels = std::move(*labels);
     volume.options = {.mkfs = row.text(15), .mount = row.text(16)};
+    volume.warm = static_cast<std::uint32_t>(row.integer(17));
+    volume.warm_mounted = row.integer(18) != 0;
     return volume;
 }
 
@@ -73,8 +89,8 @@ LeaseRow read_lease(const Query& row, int first) {
             .taken_at = row.integer(first + 4)};
 }
 
-constexpr std::array<std::string_view, 8> kOperationTypes = {"create", "template", "remove", "create_pool",
-                                                             "rewind", "grow",     "resize", "destroy_pool"};
+constexpr std::array<std::string_view, 9> kOperationTypes = {
+    "create", "template", "remove", "create_pool", "rewind", "grow", "resize", "destroy_pool", "warm"};
 
 // The schema's CHECK allows no other word.
 OperationType parse_operation_type(std::string_view word) {
@@ -442,7 +458,7 @@ std::uint64_t Store::count_ready_volumes() {
 
 void Store::insert_volume(const VolumeRow& row) {
     static const std::string sql = fmt::format(
-        "INSERT INTO volume ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kVolumeColumns);
+        "INSERT INTO volume ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kVolumeColumns);
     Query query = database_.query(sql.c_str());
     query.bind(row.thin_id);
     row.name ? query.bind(*row.name) : query.bind_null();
@@ -451,7 +467,7 @@ void Store::insert_volume(const VolumeRow& row) {
     row.origin_id ? query.bind(*row.origin_id) : query.bind_null();
     query.bind(row.size_sectors).bind(row.fs_sectors).bind(row.fs).bind(row.born_min).bind(row.born_max);
     query.bind(row.created_at != 0 ? row.created_at : now_).bind_blob(encode(row.labels));
-    query.bind(row.options.mkfs).bind(row.options.mount);
+    query.bind(row.options.mkfs).bind(row.options.mount).bind(row.warm).bind(std::int64_t{row.warm_mounted});
     query.run();
     count_size(row, Count::add);
 }
@@ -475,7 +491,7 @@ void Store::set_volume_filled(std::uint32_t thin_id) {
 
 void Store::set_volume_removing(std::uint32_t thin_id) {
     count_size(thin_id, Count::take);
-    database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL WHERE thin_id = ?")
+    database_.query("UPDATE volume SET state = 'removing', name = NULL, template = NULL, warm = 0 WHERE thin_id = ?")
         .bind(thin_id)
         .run();
 }
@@ -504,6 +520,50 @@ void Store::rename_volume(std::uint32_t thin_id, std::string_view name) {
 void Store::set_labels(std::uint32_t thin_id, const schemas::Labels& labels) {
     count_size(thin_id, Count::take);
     database_.query("UPDATE volume SET labels = ? WHERE thin_id = ?").bind_blob(encode(labels)).bind(thin_id).run();
+    count_size(thin_id, Count::add);
+}
+
+void Store::set_warm(std::uint32_t thin_id, std::uint32_t count, bool mounted) {
+    database_.query("UPDATE volume SET warm = ?, warm_mounted = ? WHERE thin_id = ?")
+        .bind(count)
+        .bind(std::int64_t{mounted})
+        .bind(thin_id)
+        .run();
+}
+
+std::vector<VolumeRow> Store::warm_images() {
+    static const std::string sql =
+        fmt::format("SELECT {} FROM volume INDEXED BY warm_image WHERE warm > 0 ORDER BY thin_id", kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    std::vector<VolumeRow> rows;
+    while (query.next()) rows.push_back(read_volume(query));
+    return rows;
+}
+
+std::vector<VolumeRow> Store::warm_clones(std::uint32_t thin_id) {
+    static const std::string sql = fmt::format(
+        "SELECT {} FROM volume INDEXED BY internal_by_origin WHERE origin_id = ? AND kind = 'internal' AND "
+        "state = 'ready' AND template IS NULL ORDER BY thin_id",
+        kVolumeColumns);
+    Query query = database_.query(sql.c_str());
+    query.bind(thin_id);
+    std::vector<VolumeRow> rows;
+    while (query.next()) rows.push_back(read_volume(query));
+    return rows;
+}
+
+void Store::name_warm_clone(std::uint32_t thin_id, const VolumeRow& as) {
+    database_
+        .query(
+            "UPDATE volume SET name = ?, kind = 'volume', parent = ?, labels = ?, mount_options = ?, created_at = ? "
+            "WHERE thin_id = ?")
+        .bind(*as.name)
+        .bind(as.parent)
+        .bind_blob(encode(as.labels))
+        .bind(as.options.mount)
+        .bind(now_)
+        .bind(thin_id)
+        .run();
     count_size(thin_id, Count::add);
 }
 

@@ -50,6 +50,8 @@ struct VolumeRow {
     std::int64_t created_at = 0;  // When it is inserted: 0 is now.
     schemas::Labels labels;
     FilesystemOptions options;
+    std::uint32_t warm = 0;  // Clones that are kept ready.
+    bool warm_mounted = false;
 };
 
 // What a volume's row says of its thin id: of all of them at once, which may be 100,000.
@@ -84,6 +86,7 @@ enum class OperationType : std::uint8_t {
     grow,
     resize,
     destroy_pool,
+    warm,
 };
 
 struct OperationRow {
@@ -185,7 +188,11 @@ public:
     void set_volume_image(std::uint32_t thin_id);
     void rename_volume(std::uint32_t thin_id, std::string_view name);  // Also as the parent of its clones.
     void set_labels(std::uint32_t thin_id, const schemas::Labels& labels);
-    bool has_clones(std::uint32_t thin_id);  // Also such as are being made or removed.
+    void set_warm(std::uint32_t thin_id, std::uint32_t count, bool mounted);
+    std::vector<VolumeRow> warm_images();                              // That want any.
+    std::vector<VolumeRow> warm_clones(std::uint32_t thin_id);         // Of that image, which are ready; by thin id.
+    void name_warm_clone(std::uint32_t thin_id, const VolumeRow& as);  // It is this volume from now on.
+    bool has_clones(std::uint32_t thin_id);                            // Also such as are being made or removed.
     // Of all volumes that have the label and a name. Counted when somebody asks first, and kept from then on.
     std::uint64_t labelled_bytes(const std::string& key, const std::string& value);
     std::uint64_t promised_bytes();  // Likewise, of all that have a name.

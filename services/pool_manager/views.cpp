@@ -124,6 +124,10 @@ private:
         if (thin_id) {
             const auto lease = store_.leases.find(*thin_id);
             if (lease != store_.leases.end() && lease->second.mode.starts_with("mounted")) return;
+            const auto row = store_.rows.find(*thin_id);
+            const bool named = row != store_.rows.end() && row->second.name;
+            const std::string place = named ? volume_directory(*row->second.name) : warm_directory(found.dm_uuid);
+            if (views_.kept.contains(*thin_id) && found.directory == place) return;
             return report(FindingKind::stray_mount, fmt::format("thin {} is mounted without a lease", *thin_id));
         }
         // Of a volume whose lease is broken: the mount that is to be made again will use it.

@@ -39,7 +39,7 @@ struct Views {
     StoreView before;
     StoreView after;
     KernelView kernel;
-    std::set<std::uint32_t> kept = {};        // Active without a lease, on purpose.
+    std::set<std::uint32_t> kept = {};        // Active without a lease, on purpose; perhaps mounted where they belong.
     std::set<std::uint32_t> unfinished = {};  // Thin ids with an operation: what there is of them is its business.
     std::set<std::string> worked_on = {};     // Keys (keys.h) that were held or wanted meanwhile.
 

@@ -109,7 +109,6 @@ Result<VolumeRow> PoolManager::plan_volume(const schemas::VolumeCreate& request)
     if (request.mount_options) row.options.mount = TRY(check_mount_options(row.fs, *request.mount_options));
     TRY(check_quota(row.labels, row.size_sectors * kSectorBytes));
     TRY(check_promise(row.size_sectors * kSectorBytes));
-    if (!request.parent.empty() || row.fs != "none") TRY(check_clock());  // It is a clone, if only of a template.
     if (request.get && row.fs == "none")
         return Error{Errc::invalid_argument, "a volume without a file system has no mount: use attach"};
     if (row.fs == "none") row.fs_sectors = row.size_sectors;
@@ -125,6 +124,13 @@ Task<std::string> PoolManager::create_volume(Operation& operation, schemas::Volu
     if (!lock) co_return lock.error();
     Result<VolumeRow> row = plan_volume(request);
     if (!row) co_return row.error();
+    Result<std::optional<std::string>> taken = co_await take_warm(operation, request, *row);
+    if (!taken) co_return taken.error();
+    if (*taken) co_return **taken;
+    if (row->origin_id || row->fs != "none") {  // It is a clone, if only of a template.
+        Result<void> lasting = check_clock();
+        if (!lasting) co_return lasting.error();
+    }
     if (!row->origin_id && row->fs != "none") {
         Result<std::uint32_t> formatted = co_await ensure_template(*row);
         if (!formatted) co_return formatted.error();
@@ -133,7 +139,7 @@ Task<std::string> PoolManager::create_volume(Operation& operation, schemas::Volu
     const std::string body = encode(request);
     Result<void> recorded = record_intent(operation, *row, OperationType::create, body);
     if (!recorded) co_return recorded.error();
-    if (++creates_in_generation_ >= 4096) begin_generation();
+    if (++creates_in_generation_ >= kCreatesInGeneration) begin_generation();
     co_return co_await carry_out_create(operation, std::move(request));
 }
 
@@ -523,6 +529,7 @@ void PoolManager::plan_removal(const VolumeRow& row, std::uint64_t number, const
     store_.set_volume_removing(row.thin_id);
     store_.insert_operation({number, OperationType::remove, row.thin_id, request_id, ""});
     event("volume.removed", *row.name, {{"thin_id", std::to_string(row.thin_id)}});
+    if (row.warm != 0) give_up_warm(row, 0);
 }
 
 // Of an operation that has its row.
@@ -560,6 +567,8 @@ bool PoolManager::is_deleted_at_once(const Operation& operation, const VolumeRow
     if (row.size_sectors / pool_row_->spec.block_sectors <= kDeletedAtOnceBlocks) return true;
     const auto origin = row.origin_id ? store_.volume(*row.origin_id) : std::nullopt;
     const bool has_parent = origin && origin->kind != "internal";
+    const auto device = devices_.find(row.thin_id);
+    if (device != devices_.end() && !device->second.mount_path.empty()) return true;  // A warm clone, mounted still.
     return has_parent || row.born_max == 0 || !operation.mount_directory.empty() || lost_.contains(row.thin_id) ||
            replaced_.contains(row.thin_id) || store_.has_clones(row.thin_id);
 }
@@ -614,6 +623,11 @@ Task<bool> PoolManager::try_removal(Operation& operation, const std::string& sub
         if (!away && away.error().code != Errc::invalid_argument) co_return away.error();  // That life's mount.
         operation.mount_directory.clear();
         name.release();
+    }
+    if (const auto device = devices_.find(thin_id);
+        device != devices_.end() && is_warm_directory(device->second.directory) && !device->second.mount_path.empty()) {
+        Result<void> away = co_await unmount(operation, thin_id, true);
+        if (!away) co_return away.error();
     }
     Result<bool> deleted = co_await delete_thin(operation, subject);
     if (!deleted || !*deleted) co_return deleted;

@@ -118,6 +118,15 @@ Result<void> FakeMounts::remove_directory(const std::string& directory) {
     return {};
 }
 
+Result<void> FakeMounts::rename_directory(const std::string& from, const std::string& to) {
+    if (!state_.directories.contains(from)) return errno_error(ENOENT, "rename '" + from + "'");
+    if (state_.directories.contains(to)) return errno_error(EEXIST, "rename '" + from + "' to '" + to + "'");
+    auto directory = state_.directories.extract(from);
+    directory.key() = to;
+    state_.directories.insert(std::move(directory));
+    return {};
+}
+
 Result<schemas::ListMounts::Reply> FakeMounts::list(const std::string& after) {
     schemas::ListMounts::Reply reply;
     for (auto entry = state_.directories.upper_bound(after); entry != state_.directories.end(); ++entry) {

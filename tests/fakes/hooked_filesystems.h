@@ -52,6 +52,10 @@ public:
         before_("remove_directory");
         return inner_.remove_directory(directory);
     }
+    Result<void> rename_directory(const std::string& from, const std::string& to) override {
+        before_("rename_directory");
+        return inner_.rename_directory(from, to);
+    }
     Result<schemas::ListMounts::Reply> list(const std::string& after) override { return inner_.list(after); }
     bool has_selinux() const override { return inner_.has_selinux(); }
     Result<void> mount(const schemas::Mount& request) override {

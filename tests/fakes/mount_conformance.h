@@ -249,6 +249,113 @@ inline void a_death_anywhere_is_made_good_by_a_repeat(World& world) {
     }
 }
 
+inline schemas::Mount warm_mount_of(const schemas::DeviceRef& device) {
+    schemas::Mount request = mount_of(device, "unnamed");
+    request.directory = warm_directory(device.dm_uuid);
+    request.id.clear();
+    return request;
+}
+
+inline schemas::RenameMount rename_of(const schemas::Mount& warm, const std::string& id) {
+    return {.from = warm.directory, .directory = volume_directory(id), .id = id, .dm_uuid = warm.device.dm_uuid};
+}
+
+inline void a_warm_mount_gets_a_name(World& world) {
+    MountActor actor(world.filesystems());
+    const schemas::DeviceRef origin = make_template(world);
+    const schemas::Mount warm = warm_mount_of(world.snapshot(origin));
+    REQUIRE(actor.handle(warm));
+    REQUIRE(actor.handle(warm));
+    REQUIRE(list(world).size() == 1);
+    CHECK(list(world)[0].directory == warm.directory);
+    CHECK(list(world)[0].id.empty());
+    CHECK(list(world)[0].dm_uuid == warm.device.dm_uuid);
+    for (int repeat = 0; repeat < 2; ++repeat) {
+        const auto renamed = actor.handle(rename_of(warm, "a/b"));
+        REQUIRE(renamed);
+        CHECK_THAT(renamed->path, Catch::EndsWith("/a%2Fb/rootfs"));
+        REQUIRE(list(world).size() == 1);
+        CHECK(list(world)[0].directory == "a%2Fb");
+        CHECK(list(world)[0].id == "a/b");
+        CHECK(list(world)[0].dm_uuid == warm.device.dm_uuid);
+    }
+    schemas::Mount named = mount_of(warm.device, "a/b");
+    CHECK(actor.handle(named));  // It is what an ordinary mount makes.
+    REQUIRE(actor.handle(unmount_of(named)));
+    CHECK(list(world).empty());
+    // One that got no name goes like any other.
+    REQUIRE(actor.handle(warm));
+    REQUIRE(actor.handle(unmount_of(warm)));
+    CHECK(list(world).empty());
+}
+
+inline void a_rename_harms_no_other_life(World& world) {
+    MountActor actor(world.filesystems());
+    const schemas::DeviceRef origin = make_template(world);
+    const schemas::Mount warm = warm_mount_of(world.snapshot(origin));
+    CHECK(code_of(actor.handle(rename_of(warm, "x"))) == Errc::invalid_argument);  // Not mounted.
+    REQUIRE(actor.handle(warm));
+    const schemas::Mount other = mount_of(world.snapshot(origin), "x");
+    REQUIRE(actor.handle(other));
+    CHECK(code_of(actor.handle(rename_of(warm, "x"))) == Errc::in_use);
+    const auto refused = [&](const std::function<void(schemas::RenameMount&)>& spoil) {
+        schemas::RenameMount bad = rename_of(warm, "y");
+        spoil(bad);
+        return code_of(actor.handle(bad));
+    };
+    CHECK(refused([](auto& r) { r.directory = "z"; }) == Errc::invalid_argument);
+    CHECK(refused([](auto& r) { r.id = r.directory = ""; }) == Errc::invalid_argument);
+    CHECK(refused([](auto& r) { r.from = "x"; }) == Errc::invalid_argument);
+    CHECK(refused([](auto& r) { r.from = "../x"; }) == Errc::invalid_argument);
+    CHECK(refused([&](auto& r) { r.dm_uuid = other.device.dm_uuid; }) == Errc::invalid_argument);
+    CHECK(refused([](auto& r) { r.dm_uuid = "LVM-1"; }) == Errc::invalid_argument);
+    const std::string stranger = thin_dm_uuid(std::string(32, 'e'), kFirstThinId);
+    CHECK(refused([&](auto& r) {
+              r.dm_uuid = stranger;
+              r.from = warm_directory(stranger);
+          }) == Errc::permission_denied);
+    schemas::Mount elsewhere = warm;
+    elsewhere.directory = ".warm-9999";
+    CHECK(code_of(actor.handle(elsewhere)) == Errc::invalid_argument);
+    REQUIRE(list(world).size() == 2);
+    REQUIRE(actor.handle(unmount_of(other)));
+    REQUIRE(actor.handle(rename_of(warm, "x")));
+    CHECK(list(world).at(0).dm_uuid == warm.device.dm_uuid);
+    REQUIRE(actor.handle(unmount_of(mount_of(warm.device, "x"))));
+    CHECK(list(world).empty());
+}
+
+inline void a_death_in_a_rename_is_made_good_by_a_repeat(World& world) {
+    MountActor actor(world.filesystems());
+    const schemas::Mount warm = warm_mount_of(make_template(world));
+    const schemas::Mount named = mount_of(warm.device, "x");
+    bool finished = false;
+    for (int effects = 0; !finished; ++effects) {
+        CAPTURE(effects);
+        REQUIRE(effects < 20);
+        REQUIRE(actor.handle(warm));
+        // What a mount that died has left below the name is in nobody's way.
+        world.run_until(2, [&](MountActor& mortal) { (void)mortal.handle(named); });
+        finished = world.run_until(effects, [&](MountActor& mortal) { (void)mortal.handle(rename_of(warm, "x")); });
+        REQUIRE(actor.handle(rename_of(warm, "x")));
+        REQUIRE(list(world).size() == 1);
+        CHECK(list(world)[0].id == "x");
+        REQUIRE(actor.handle(unmount_of(named)));
+        // Also if what comes next is not a repeat, but another name, or its end.
+        REQUIRE(actor.handle(warm));
+        const bool renamed =
+            world.run_until(effects, [&](MountActor& mortal) { (void)mortal.handle(rename_of(warm, "x")); });
+        if (!renamed) REQUIRE(actor.handle(rename_of(warm, "y")));
+        REQUIRE(actor.handle(unmount_of(mount_of(warm.device, renamed ? "x" : "y"))));
+        for (const auto& left : list(world)) {
+            schemas::Unmount leftover;
+            leftover.directory = left.directory;
+            REQUIRE(actor.handle(leftover));
+        }
+        CHECK(list(world).empty());
+    }
+}
+
 struct Case {
     const char* name;
     void (*run)(World&);
@@ -263,6 +370,9 @@ inline const std::vector<Case> kCases = {
     {"a busy mount stays whole, and its holder is named", a_busy_mount_stays_whole},
     {"formatting refuses what it must, and can be repeated", formatting_refuses_and_repeats},
     {"a death before any effect is made good by a repeat", a_death_anywhere_is_made_good_by_a_repeat},
+    {"the mount of a warm clone gets a name, and a repeat is success", a_warm_mount_gets_a_name},
+    {"a mount that gets a name harms no other life", a_rename_harms_no_other_life},
+    {"a death while a mount gets its name is made good by a repeat", a_death_in_a_rename_is_made_good_by_a_repeat},
 };
 
 }  // namespace cowslip::mount_conformance

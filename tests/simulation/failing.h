@@ -188,6 +188,10 @@ public:
         if (faults_.fails()) return failed_call("rmdir");
         return MutableFilesystems::remove_directory(directory);
     }
+    Result<void> rename_directory(const std::string& from, const std::string& to) override {
+        if (faults_.fails()) return failed_call("rename directory");
+        return MutableFilesystems::rename_directory(from, to);
+    }
     Result<schemas::ListMounts::Reply> list(const std::string& after) override {
         if (faults_.fails()) return failed_call("list mounts");
         return MutableFilesystems::list(after);

@@ -153,7 +153,7 @@ TEST_CASE("the wait for an operation gets its error, and one that is not known i
 TEST_CASE("past the bound of operations a request is busy, has changed nothing, and succeeds when repeated",
           "[manager]") {
     Options options{.seed = 1};
-    options.manager.max_operations = 8;
+    options.manager.max_operations = 9;
     World world(options);
     make_pool_and_base(world);
     world.run_for(5000);

@@ -313,6 +313,7 @@ TEST_CASE("a busy mount that is left without a lease is in nobody's way unseen",
     schemas::VolumePut away = put("base");
     away.remove = true;
     CHECK(busy(world.ask_once(away)));
+    world.run_for(5000);  // It is idle no longer.
     REQUIRE(world.call(schemas::SystemFsck{.repair = true}));
     CHECK(findings(world) == std::vector<std::string>{"busy base", "stray-mount base"});
     CHECK(exists(world, "base"));

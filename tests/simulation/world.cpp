@@ -658,7 +658,26 @@ std::string World::complain_about_sizes() {
     return {};
 }
 
+// Every internal row that is no template is a clone of an image that wants it. Gives whose they are in the kernel.
+std::string World::complain_about_warm(std::set<std::string>* warm_uuids) {
+    std::set<std::uint32_t> wanted;
+    for (const VolumeRow& image : store_->warm_images()) {
+        if (image.kind != "image") return fmt::format("'{}' is no image, and warm", *image.name);
+        const auto clones = store_->warm_clones(image.thin_id);
+        if (clones.size() > image.warm) return fmt::format("'{}' has {} warm clones", *image.name, clones.size());
+        for (const VolumeRow& clone : clones) wanted.insert(clone.thin_id);
+    }
+    for (const VolumeRow& row : store_->volumes_after(0, 1000)) {
+        if (row.name || row.template_key) continue;
+        if (wanted.erase(row.thin_id) == 0) return fmt::format("thin {} is nobody's", row.thin_id);
+        warm_uuids->insert(thin_dm_uuid(store_->pool()->spec.pool.uuid, row.thin_id));
+    }
+    return {};
+}
+
 std::string World::complain_about_kernel() {
+    std::set<std::string> warm_uuids;
+    if (auto text = complain_about_warm(&warm_uuids); !text.empty()) return text;
     std::set<std::uint32_t> rows;
     for (const auto& row : store_->thin_ids()) rows.insert(row.thin_id);
     for (const auto& [number, pool] : kernel.pools) {
@@ -676,6 +695,8 @@ std::string World::complain_about_kernel() {
     std::size_t mounted = 0;
     for (const auto& [directory, entry] : mounts.directories) {
         if (!entry.mount) return fmt::format("the directory '{}' is left over", directory);
+        const std::string& mounted_uuid = entry.mount->dm_uuid;
+        if (warm_uuids.contains(mounted_uuid) && directory == warm_directory(mounted_uuid)) continue;
         ++mounted;
     }
     std::size_t leased = 0;
@@ -692,6 +713,7 @@ std::string World::complain_about_kernel() {
     for (const auto& [number, device] : kernel.devices) {
         if (device.suspended) return device.device.name + " is suspended";
         if (kernel.pools.contains(number)) continue;
+        if (warm_uuids.contains(device.device.uuid)) continue;
         if (leased_uuids.erase(device.device.uuid) == 0) return device.device.name + " is active without a lease";
     }
     if (!leased_uuids.empty()) return *leased_uuids.begin() + " is leased and not active";

@@ -121,6 +121,7 @@ public:
     void hear(const std::string& incarnation, const std::string& payload);  // At the actors' door.
     void at(std::int64_t delay_ms, std::function<void()> action);
     void stop_faults();
+    ManagerOptions& manager_options() { return options_.manager; }  // Of the next manager.
     void let_live() { options_.die_at = -1; }
     // The effect or turn that comes when so many have happened is the last of its process, or of the machine.
     void die_after(std::int64_t more, bool power_cut) {
@@ -237,6 +238,7 @@ private:
     bool refuses_writes(const std::string& dm_uuid) const;
     std::string complain_about_store();
     std::string complain_about_sizes();
+    std::string complain_about_warm(std::set<std::string>* warm_uuids);
     std::string complain_about_kernel();
 
     Options options_;

@@ -130,6 +130,21 @@ TEST_CASE("create refuses what cannot be meant", "[ctl]") {
     CHECK(code({"create", "a", "--holder", "me"}) == Errc::invalid_argument);
 }
 
+TEST_CASE("freeze's words become its request", "[ctl]") {
+    const auto request = [](const std::vector<std::string>& args) {
+        return make_volume_freeze(parsed(args).arguments);
+    };
+    CHECK_FALSE(request({"freeze", "base"})->warm);
+    CHECK(request({"freeze", "base", "--warm", "0"})->warm == 0U);
+    const auto mounted = request({"freeze", "base", "--warm", "8", "--warm-mounted"});
+    REQUIRE(mounted);
+    CHECK(mounted->warm == 8U);
+    CHECK(mounted->warm_mounted);
+    CHECK(request({"freeze", "base", "--warm", "99999999999"})->warm > schemas::kMostWarmOfOne);
+    CHECK_FALSE(request({"freeze", "base", "--warm", "some"}));
+    CHECK_FALSE(parse_command_line({"freeze", "base", "--warm-mounted"}));
+}
+
 TEST_CASE("a pool is made in exactly one way", "[ctl]") {
     const auto make = [](std::vector<std::string> args) {
         args.insert(args.begin(), {"pool", "create"});

@@ -64,7 +64,7 @@ const std::string kExampleJson =
     R"("size_bytes":10737418240,"fs":"ext4","created_at":"2026-11-23T08:00:00.000Z","labels":{"user":"ada"},)"
     R"("leases":[{"holder":"me","mode":"mounted_rw"}],"device":null,"mount":"/s/mnt/web/rootfs",)"
     R"("mapped_bytes":1048576,"exclusive_bytes":null,"shared_bytes":null,"as_of":"2026-11-23T09:00:00.000Z",)"
-    R"("mkfs_options":"","mount_options":""})";
+    R"("mkfs_options":"","mount_options":"","warm":null})";
 
 }  // namespace
 

@@ -93,6 +93,17 @@ TEST_CASE("a safe id is its own directory, any other is escaped", "[names]") {
     CHECK(volume_directory("a/b") != volume_directory("a%2Fb"));
 }
 
+TEST_CASE("a warm clone's directory has its thin id, and is no id's", "[names]") {
+    CHECK(warm_directory(thin_dm_uuid(std::string(32, 'a'), 7)) == ".warm-7");
+    CHECK(is_warm_directory(".warm-7"));
+    CHECK(is_warm_directory(".warm-16777215"));
+    for (const char* other :
+         {"", ".", "..", ".warm-", ".warm-x", ".warm-7/..", ".warm-123456789", "warm-7", "%warm-7"}) {
+        CHECK_FALSE(is_warm_directory(other));
+    }
+    CHECK_FALSE(is_warm_directory(volume_directory(".warm-7")));
+}
+
 // SHA-256 of 255 slashes, by sha256sum.
 TEST_CASE("an id whose escaped form is too long gets its hash", "[names]") {
     const std::string hashed = volume_directory(std::string(255, '/'));

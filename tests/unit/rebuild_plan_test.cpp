@@ -78,6 +78,25 @@ TEST_CASE("a removal that was begun is finished, and so is that of a half format
     CHECK(row_of(plan, 4).template_key == "ext4/4096");
 }
 
+TEST_CASE("a clone that had no name when the backup was taken may have one since: it is recovered", "[rebuild]") {
+    BackupRow image = volume_of(2, "image");
+    image.kind = "image";
+    image.warm = 2;
+    image.warm_mounted = true;
+    BackupRow ready = volume_of(3, "");
+    ready.kind = "internal";
+    BackupRow being_made = volume_of(4, "", "creating");
+    being_made.kind = "internal";
+    const RebuildPlan plan = plan_rebuild(
+        {.tag = 7, .thins = thins_of({2, 3, 4}), .backup = {image, ready, being_made}, .store = {}, .quarantined = {}});
+    REQUIRE(plan.rows.size() == 1);
+    CHECK(row_of(plan, 2).warm == 2);
+    CHECK(row_of(plan, 2).warm_mounted);
+    REQUIRE(plan.unknown.size() == 2);
+    CHECK(plan.unknown.front().thin_id == 4);
+    CHECK(plan.unknown.back().thin_id == 3);
+}
+
 TEST_CASE("of two lives of one name the later one has it, and the other is recovered", "[rebuild]") {
     const RebuildPlan plan = plan_rebuild({.tag = 7,
                                            .thins = thins_of({2, 9}),

@@ -146,8 +146,17 @@ TEST_CASE("a store of version 1 becomes one of this version, or stays it, at a p
         REQUIRE(store->commit());
     }
     REQUIRE(Database::open("store.db", disk.disk())
-                ->execute("DROP INDEX volume_by_origin; ALTER TABLE volume DROP COLUMN mkfs_options; "
+                ->execute("DROP INDEX volume_by_origin; DROP INDEX warm_image; DROP INDEX internal_by_origin; "
+                          "ALTER TABLE volume DROP COLUMN mkfs_options; "
                           "ALTER TABLE volume DROP COLUMN mount_options; "
+                          "ALTER TABLE volume DROP COLUMN warm; "
+                          "ALTER TABLE volume DROP COLUMN warm_mounted; "
+                          "DROP TABLE operation; "
+                          "CREATE TABLE operation (number INTEGER PRIMARY KEY, "
+                          "type TEXT NOT NULL CHECK (type = 'create' OR type = 'remove'), thin_id INTEGER, "
+                          "request_id TEXT, body BLOB NOT NULL, attempts INTEGER NOT NULL, "
+                          "deaths INTEGER NOT NULL DEFAULT 0) STRICT; "
+                          "INSERT INTO operation VALUES (5, 'create', 2, 'one', x'00', 2, 1); "
                           "PRAGMA user_version=1"));
     const FakeDisk::Image before = disk.image();
     int cuts = 0;
@@ -177,6 +186,16 @@ TEST_CASE("a store of version 1 becomes one of this version, or stays it, at a p
             row.options = {.mkfs = "inode-size=512", .mount = "nodev"};
             store->insert_volume(row);
             CHECK(store->volume(3)->options == row.options);
+            store->set_warm(2, 3, true);
+            CHECK(store->warm_images().front().warm == 3);
+            store->insert_operation({6, OperationType::warm, 4, "", ""});
+            const auto operations = store->unfinished_operations();
+            REQUIRE(operations.size() == 2);
+            CHECK(operations.front().type == OperationType::create);
+            CHECK(operations.front().request_id == "one");
+            CHECK(operations.front().attempts == 2);
+            CHECK(operations.front().deaths == 1);
+            CHECK(operations.back().type == OperationType::warm);
         }
     }
     CHECK(cuts > 2);

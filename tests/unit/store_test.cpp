@@ -383,11 +383,11 @@ TEST_CASE("a file that is not this program's store is refused and left as it is"
     }
     SECTION("of a newer version") {
         open_store(file);
-        write("PRAGMA user_version=3");
+        write("PRAGMA user_version=4");
         CHECK_THAT(refused(), Catch::Contains("newer cowslip"));
         auto database = Database::open(file);
         REQUIRE(database);
-        CHECK(number(*database, "PRAGMA user_version") == 3);
+        CHECK(number(*database, "PRAGMA user_version") == 4);
     }
     SECTION("no database at all") {
         std::ofstream(file) << std::string(8192, 'x');

@@ -130,6 +130,23 @@ TEST_CASE("a device without a lease is a stray unless it is kept on purpose or m
     CHECK(words(views).empty());
 }
 
+TEST_CASE("what is kept on purpose may be mounted where its row belongs, and nowhere else", "[views]") {
+    Views views = in_order();
+    views.before.leases.clear();
+    views.after.leases.clear();
+    views.kept.insert(7);
+    CHECK(words(views).empty());
+    views.kernel.mounts.front().directory = ".warm-7";
+    views.kernel.mounts.front().id = "";
+    CHECK(words(views) == std::vector<std::string>{"stray-mount .warm-7"});
+    // A warm clone.
+    views.before.rows[7].name.reset();
+    views.after.rows[7].name.reset();
+    CHECK(words(views).empty());
+    views.kernel.mounts.front().directory = "a";
+    CHECK(words(views) == std::vector<std::string>{"stray-mount a"});
+}
+
 TEST_CASE("a lease that was taken or ended meanwhile is not compared", "[views]") {
     Views views = in_order();
     views.kernel.mounts.clear();

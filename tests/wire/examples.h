@@ -135,7 +135,8 @@ inline Volume example_volume() {
             .shared_bytes = 786432,
             .as_of = "2026-11-22T10:11:12.345Z",
             .mkfs_options = "inode-size=512",
-            .mount_options = "nodev"};
+            .mount_options = "nodev",
+            .warm = WarmClones{.wanted = 8, .ready = 7, .mounted = true}};
 }
 
 using EventBody = std::map<std::string, std::string>;
@@ -311,6 +312,9 @@ void for_each_mount_message(Visitor&& visit) {
                           .pool_sound = true,
                           .shut_down = true},
                   {.busy = true, .holders = {example_holder()}, .sync_error = 28});
+    visit_message(
+        visit, RenameMount{.from = ".warm-42", .directory = "a%2Fb", .id = "a/b", .dm_uuid = example_device().dm_uuid},
+        {.path = "/var/lib/cowslip/default/mnt/a%2Fb/rootfs"});
     visit_message(visit,
                   Trim{.directory = "a%2Fb",
                        .dm_uuid = example_device().dm_uuid,
@@ -440,7 +444,8 @@ void for_each_volume_message(Visitor&& visit) {
     visit_message(visit, VolumeRemove{.id = "app", .wait = true, .must_exist = true, .thin_id = 42}, {.existed = true});
     visit_message(visit, VolumeResize{.id = "app", .size_bytes = 21474836480},
                   {.volume = example_volume(), .changed = true});
-    visit_message(visit, VolumeFreeze{.id = "app"}, {.volume = example_volume(), .changed = true});
+    visit_message(visit, VolumeFreeze{.id = "app", .warm = 8, .warm_mounted = true},
+                  {.volume = example_volume(), .changed = true});
     visit_message(visit, VolumeRename{.id = "app", .new_id = "app-2"}, {.volume = example_volume(), .changed = true});
     visit_message(visit, VolumeLabel{.id = "app", .set = {{"team", "blue"}}, .remove = {"tier"}}, example_volume());
     visit_message(visit, VolumeTrim{.id = "app", .offset_bytes = 268435456},
