@@ -1,6 +1,6 @@
 #!/bin/bash
 # Volumes over time, on the kernel: grown under writers, frozen as images, renamed, labelled, counted against thin_dump,
-# trimmed. Runs in deploy/sandbox.
+# trimmed, kept ready as clones. Runs in deploy/sandbox.
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/service.sh"
 
@@ -213,6 +213,35 @@ given_back() { ((before - $(used) >= 95 << 20)); }
 wait_for 30 given_back || fail "the pool had $before bytes in use, and has $(used)"
 expect_match 'the event' '*pool.trimmed*' "$(ask events)"
 ask put full
+
+# ---- warm clones
+
+# shellcheck disable=SC2317  # Called by wait_for.
+ready() { [[ $(ask show image --json | json 'd["warm"]["ready"]') = 3 ]]; }
+hidden() { find "$COWSLIP_STATE/mnt" -maxdepth 1 -name '.warm-*' | wc -l; }
+manager() { ask status --json | json 'd["pid"]'; }
+ask freeze image --warm 3 --warm-mounted
+wait_for 60 ready || fail "no clones are ready: $(ask show image)"
+expect 'mounts of warm clones' 3 "$(hidden)"
+path=$(ask create warm-1 --parent image --get)
+expect 'the path of a clone that was ready' "$COWSLIP_STATE/mnt/warm-1/rootfs" "$path"
+expect 'what it holds' frozen "$(cat "$path/name")"
+expect 'its id' warm-1 "$(cat "$COWSLIP_STATE/mnt/warm-1/id")"
+expect 'clones that were taken' 1 "$(ask status --json | json 'd["counters"]["warm_taken"]')"
+echo changed >"$path/name"
+kill -KILL "$(manager)"
+ask create warm-2 --parent image
+wait_for 60 ready || fail "no clones are ready after a kill: $(ask show image)"
+expect 'what was written to it' changed "$(cat "$path/name")"
+ask put warm-1
+expect 'what it holds when it is got again' changed "$(read_back warm-1)"
+expect 'what another holds' frozen "$(read_back warm-2)"
+ask put warm-2 --rm
+ask rm --wait warm-1
+wait_for 60 ready || fail "no clones are ready: $(ask show image)"
+expect 'mounts of warm clones' 3 "$(hidden)"
+expect 'fsck' 0 "$(ask fsck --json | json 'd["total"]')"
+echo 'clones were kept ready, taken, and made again, also by another manager'
 
 expect findings '"findings":[]' "$(ask status --json | grep -o '"findings":\[[^]]*\]')"
 clean_up
