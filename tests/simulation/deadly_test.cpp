@@ -17,7 +17,8 @@ const std::vector<std::string> kCommands = {
     schemas::ListActive::kType,     schemas::WriteInternal::kType,  schemas::ReadInternal::kType,
     schemas::FindFilesystem::kType, schemas::ListThins::kType,      schemas::DumpMetadata::kType,
     schemas::CheckMetadata::kType,  schemas::MakeFilesystem::kType, schemas::Mount::kType,
-    schemas::Unmount::kType,        schemas::Trim::kType,           schemas::ListMounts::kType};
+    schemas::Unmount::kType,        schemas::Trim::kType,           schemas::ListMounts::kType,
+    schemas::RenameMount::kType};
 
 // Everything that can be asked for, in whatever way it is answered. (The fake file systems do not move with the thin
 // ids of a rewind: so no mount is looked at behind one.)
@@ -45,7 +46,11 @@ void ask_for_everything(World& world, bool rewind) {
     world.ask_once(put("a"));
     world.ask_once(attach("raw"));
     world.ask_once(detach("raw"));
-    world.ask_once(schemas::VolumeFreeze{.id = "of an active one"});
+    world.ask_once(schemas::VolumeFreeze{.id = "of an active one", .warm = 1, .warm_mounted = true});
+    world.run_for(1000);
+    schemas::VolumeCreate taken = create("taken", "of an active one");
+    taken.get = true;
+    world.ask_once(taken);
     world.ask_once(schemas::VolumeRename{.id = "a", .new_id = "b"});
     world.ask_once(schemas::SystemFsck{.repair = true});
     world.ask_once(schemas::StoreBackup{});

@@ -103,7 +103,14 @@ bool fail_call_over_time(std::int64_t number) {
         world.ask_once(schemas::VolumeTrim{.id = "a"});
         world.ask_once(schemas::PoolMeasure{});
         world.ask_once(schemas::PoolMeasure{.exact = true});
-        world.ask_once(schemas::VolumeFreeze{.id = "image"});
+        world.ask_once(schemas::VolumeFreeze{.id = "image", .warm = 1, .warm_mounted = true});
+        world.run_for(500);
+        schemas::VolumeCreate taken = create("taken", "image");
+        taken.get = true;
+        world.ask_once(taken);
+        schemas::VolumePut ending = put("taken");
+        ending.remove = true;
+        world.ask_once(ending);
         world.ask_once(schemas::VolumeRename{.id = "image", .new_id = "renamed"});
         world.ask_once(schemas::SystemFsck{.repair = true});
         world.ask_once(schemas::StoreBackup{});

@@ -243,6 +243,24 @@ const std::vector<Trial> kTrials = {
          CHECK(show(world, "b").leases.size() == 1);
          CHECK_FALSE(exists(world, "c"));
      }},
+    {"clones that are kept ready", make_quiet,
+     [](World& world) {
+         world.ask_once(schemas::VolumeFreeze{.id = "a", .warm = 2, .warm_mounted = true});
+         world.run_for(1500);
+         for (const char* id : {"c", "d"}) {
+             schemas::VolumeCreate taken = create(id, "a");
+             taken.get = true;
+             world.ask_once(taken);
+         }
+         world.ask_once(put("d"));
+         world.run_for(500);
+         world.ask_once(schemas::VolumeFreeze{.id = "a", .warm = 0});
+         world.run_for(500);
+     },
+     [](World& world) {
+         CHECK(exists(world, "a"));
+         check_all_well(world);
+     }},
     {"a start after a power cut",
      [](World& world) {
          make_quiet(world);
