@@ -304,7 +304,7 @@ struct VolumeCreate {
         MSGPACK_DEFINE_MAP(volume, path)
     };
     std::string id;
-    std::string parent;
+    std::string parent;            // Where it has a warm clone of that size and with those options, that is taken.
     std::uint64_t size_bytes = 0;  // Default 10 GiB, or the parent's.
     std::string fs;                // Default ext4, or the parent's.
     Labels labels;

@@ -41,9 +41,13 @@ Task<NameLock> PoolManager::enter(Operation& operation, std::vector<LockRequest>
     co_return Result<NameLock>(std::move(lock));
 }
 
+bool PoolManager::is_in_service() const {
+    return pool_.loaded && pool_.writable && pool_.frozen.empty() && check_sound();
+}
+
 // Out of service: the kernel has stopped to take messages. Nothing is undone; it is asked again.
 Async<void> PoolManager::pool_in_service(Operation& operation) {
-    while (!pool_.loaded || !pool_.writable || !pool_.frozen.empty() || !check_sound()) {
+    while (!is_in_service()) {
         operation.waiting_for = "the pool to be writable";
         co_await pool_changed_.wait();
     }

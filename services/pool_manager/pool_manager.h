@@ -399,6 +399,7 @@ private:
     void forget_deaths(Operation& operation);
     enum class Access : std::uint8_t { read, change };
     Task<NameLock> enter(Operation& operation, std::vector<LockRequest> names, Access access);
+    bool is_in_service() const;
     Async<void> pool_in_service(Operation& operation);
     Task<std::string> activate(Operation& operation, VolumeRow row, bool read_only);
     Task<void> deactivate(Operation& operation, std::uint32_t thin_id);

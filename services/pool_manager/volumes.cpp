@@ -230,6 +230,10 @@ void PoolManager::close(std::uint32_t origin, const Gathering& gathering) {
 Task<std::uint64_t> PoolManager::make_thin_of(Operation& operation, std::optional<std::uint32_t> origin,
                                               Gathering* gathering) {
     for (;;) {
+        // A warm clone was promised to nobody: it does not wait, and keeps nobody from putting the pool away.
+        if (operation.type == "warm" && !is_in_service()) {
+            co_return Error{Errc::unavailable, "the pool is out of service"};
+        }
         co_await pool_in_service(operation);
         auto row = store_.volume(*operation.thin_id);
         if (row->born_max != 0) co_return row->born_max;
@@ -530,6 +534,7 @@ void PoolManager::plan_removal(const VolumeRow& row, std::uint64_t number, const
     store_.insert_operation({number, OperationType::remove, row.thin_id, request_id, ""});
     event("volume.removed", *row.name, {{"thin_id", std::to_string(row.thin_id)}});
     if (row.warm != 0) give_up_warm(row, 0);
+    warm_pauses_.erase(row.thin_id);
 }
 
 // Of an operation that has its row.

@@ -179,7 +179,7 @@ void PoolManager::tend_warm() {
             if (kept == before) continue;
             event("volume.warm_given_up", *image.name,
                   {{"clones", std::to_string(before - kept)}, {"reason", full ? "no_space" : "pool_fault"}});
-        } else if (may_fill_warm() && lacks_warm(image, 0)) {
+        } else if (count_operations("warm") < kWarmAtOnce && may_fill_warm() && lacks_warm(image, 0)) {
             Operation& operation = new_operation("warm", *image.name);
             operation.role = Role::behind;
             begin(operation, fill_warm(operation, image, WarmClaim(warm_claimed_, image.thin_id)));
@@ -220,7 +220,7 @@ void PoolManager::begin_giving_up(std::uint32_t thin_id) {
 bool PoolManager::may_fill_warm() const {
     const bool in_service = pool_.loaded && pool_.writable && pool_.intact && !repairing_ && check_sound();
     return in_service && has_room_ && has_room_below_ && check_pool_room(kMorePercentToFill) && check_clock() &&
-           behind_operations() < options_.max_behind && count_operations("warm") < kWarmAtOnce;
+           behind_operations() < options_.max_behind;
 }
 
 // Is there anything to do for it now? `own`: operations of its own that are counted among those going on.
@@ -271,7 +271,7 @@ Task<std::string> PoolManager::take_warm_step(Operation& operation, VolumeRow im
     const std::vector<LockRequest> names = {{volume_key(*image.name), LockMode::shared}, {kPoolKey, LockMode::shared}};
     const NameLock lock = co_await names_.acquire(names);
     const auto now = store_.volume(image.thin_id);
-    if (!now || now->name != image.name || !lacks_warm(*now, 1)) co_return "";
+    if (!now || now->name != image.name || !may_fill_warm() || !lacks_warm(*now, 1)) co_return "";
     const auto clones = store_.warm_clones(image.thin_id);
     const auto unready = find_unready_warm(*now, clones, 1);
     if (unready) co_return co_await make_warm_ready(operation, *now, *unready);

@@ -388,6 +388,9 @@ TEST_CASE("warm clones that the bound of devices has no room for stay in the poo
     CHECK(clones(world).size() == 4);
     CHECK(show(world, "base").warm->ready == 2);
     CHECK(active_devices(world) == 2);
+    const int activations = world.commands[schemas::Activate::kType];
+    world.run_for(30000);
+    CHECK(world.commands[schemas::Activate::kType] == activations);  // None takes the place of another.
     hold_filling(world);
     for (int i = 0; i < 4; ++i) REQUIRE(world.call(create_and_get(fmt::format("v{}", i))));
     CHECK(warm_taken(world) == 4);
@@ -419,8 +422,12 @@ TEST_CASE("of devices that are kept, idle ones are put away before warm ones", "
     wait_until_warm(world);
     world.run_for(1000);
     CHECK_FALSE(show(world, "b").device);
+    REQUIRE(world.call(get("b")));
+    REQUIRE(world.call(put("b")));
+    const int activations = world.commands[schemas::Activate::kType];
     world.run_for(60000);
     CHECK(show(world, "base").warm->ready == 2);
+    CHECK(world.commands[schemas::Activate::kType] == activations);  // Warm ones have no time to be over.
     // A process that may keep fewer puts away the oldest.
     const auto kept = clones(world);
     world.manager_options().max_idle_devices = 1;
@@ -538,6 +545,27 @@ TEST_CASE("clones that were there when a commit of the pool failed are given up"
     for (const VolumeRow& clone : clones(world)) CHECK(clone.thin_id > before.back().thin_id);
     CHECK(was_told(world, "volume.warm_given_up", "base"));
     REQUIRE(world.call(create_and_get("a")));
+    check_quiet(world);
+}
+
+TEST_CASE("a clone that is being made when the pool leaves service keeps nobody from putting the pool away", "[warm]") {
+    World world({.seed = 1});
+    make_pool_and_base(world);
+    REQUIRE(world.call(create("a", "base")));
+    REQUIRE(world.call(get("a")));  // The pool is not repaired by itself.
+    world.run_for(10000);
+    world.hold_commands(schemas::CreateSnap::kType);
+    REQUIRE(world.call(warm("base", 1)));
+    world.run_until([&] { return world.held() == 1; });
+    world.kernel.fail_commits = 1;
+    world.let_go();
+    world.run_for(3000);
+    CHECK(word(world.ask_once(schemas::SystemCleanup{}, {.timeout_ms = 60000})) != "timed_out");
+    world.repair_pools();
+    wait_until_warm(world);
+    schemas::VolumePut ending = put("a");
+    ending.force = true;
+    REQUIRE(world.call(ending));
     check_quiet(world);
 }
 
