@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::ptrdiff_t kWarmAtOnce = 4;         // Images whose clones are being made or readied.
 constexpr std::uint64_t kMorePercentToFill = 50;  // Than the room that a create must find, and with less they go.
+constexpr std::int64_t kFillAfterMs = 20;         // The reply leaves first.
 constexpr std::int64_t kFirstWarmPauseMs = 1000;
 constexpr std::int64_t kLongestWarmPauseMs = 60 * 1000;
 
@@ -139,7 +140,7 @@ Task<std::optional<std::string>> PoolManager::take_warm(Operation& operation, sc
     }
     reply.volume = describe(*row);
     count("warm_taken");
-    warm_changed_.notify_all();
+    timers_.at(now_.monotonic_ms + kFillAfterMs, [this] { warm_changed_.notify_all(); });
     co_return std::optional<std::string>(encode(reply));
 }
 
