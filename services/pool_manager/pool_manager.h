@@ -676,9 +676,10 @@ private:
     std::int64_t repair_back_off_ms_ = 0;
     struct {
         std::uint64_t begun = 0;
-        std::uint64_t answered = 0;         // The latest that was.
-        bool under_way = false;             // One at a time.
-    } intact_looks_;                        // At whether the pool is intact.
+        std::uint64_t answered = 0;  // The latest that was.
+        bool under_way = false;      // One at a time.
+    } intact_looks_;                 // At whether the pool is intact.
+
     std::set<std::uint32_t> warm_claimed_;  // Images and clones that somebody works on.
     struct WarmPause {
         std::int64_t until_ms = 0;
