@@ -52,6 +52,7 @@ private:
         for (const std::string& name : names) {
             schemas::VolumeGet get;
             get.id = name;
+            get.read_only = name == kImage;
             TRY(client_.send("get-" + name, get.kType, encode(get), kTimeout));
         }
         while (const auto answer = client_.receive(kTimeout)) {

@@ -71,13 +71,23 @@ public:
     Result<void> make_pool(const std::string& state) {
         TRY(ctl::allow_devices(state, {kDataDevice, kMetadataDevice}));
         TRY(ask("pool", pool_request()));
-        return create("base", "");
+        TRY(create("base", ""));
+        TRY(create(kImage, "base"));
+        schemas::VolumeFreeze freeze;
+        freeze.id = kImage;
+        freeze.warm = 3;
+        freeze.warm_mounted = true;
+        TRY(client_.call(freeze, kTimeout));
+        return {};
     }
+    // From now on it clones the image as well.
+    void use_image() { bases_.emplace_back(kImage); }
 
     // A clone, files in it, a clone of it while it is mounted; now and then an older one goes, or comes again.
     Result<void> round(unsigned number) {
         const std::string name = fmt::format("{}-{}", name_, number);
-        const std::string parent = mine_.empty() || chance(0.4) ? "base" : mine_[random_() % mine_.size()];
+        const std::string parent =
+            mine_.empty() || chance(0.4) ? bases_[random_() % bases_.size()] : mine_[random_() % mine_.size()];
         TRY(create(name, parent));
         schemas::VolumeGet get;
         get.id = name;
@@ -133,6 +143,7 @@ private:
     Marks& marks_;
     std::string name_;
     std::mt19937_64 random_;
+    std::vector<std::string> bases_ = {"base"};
     std::vector<std::string> mine_;
 };
 
@@ -173,7 +184,10 @@ Result<void> run_workload(const WorkloadOptions& options) {
         workers.emplace_back(TRY(Client::connect(context, folder.clients_socket())), marks,
                              fmt::format("{}{}", options.prefix, i), options.seed * 1000 + i);
     }
-    if (options.make_pool) TRY(workers.front().make_pool(options.state));
+    if (options.make_pool) {
+        TRY(workers.front().make_pool(options.state));
+        for (Worker& worker : workers) worker.use_image();
+    }
     std::vector<std::optional<Error>> errors(workers.size());
     std::vector<std::thread> threads;
     for (std::size_t i = 0; i < workers.size(); ++i) {

@@ -12,6 +12,7 @@
 namespace cowslip::cut {
 
 inline constexpr std::chrono::seconds kTimeout{120};  // For each request.
+inline constexpr const char* kImage = "image";        // A volume that is frozen, with mounted warm clones.
 
 struct WorkloadOptions {
     std::string state;           // DIR of the service, whose actors are told of the two devices.
@@ -21,7 +22,7 @@ struct WorkloadOptions {
     std::uint64_t seed = 1;
     unsigned clients = 4;
     unsigned rounds = 6;
-    bool make_pool = true;  // And the volume `base`; else they are there.
+    bool make_pool = true;  // And the volume `base`, which are there else; and kImage, which is cloned as well then.
 };
 
 // The request that a mark stands for, and its id; the same whenever it is asked again.
