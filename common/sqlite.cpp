@@ -134,7 +134,9 @@ Result<void> Database::prepare_file(const std::string& file) {
     // Exclusive before WAL: then the WAL index lives in our memory, and no second process can join.
     for (const char* pragma :
          {"PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
-          "PRAGMA foreign_keys=ON", "PRAGMA trusted_schema=OFF", "PRAGMA journal_size_limit=67108864"}) {
+          "PRAGMA foreign_keys=ON", "PRAGMA trusted_schema=OFF", "PRAGMA journal_size_limit=67108864",
+          // What a savepoint may have to undo: else a file in /var/tmp, where room is somebody else's.
+          "PRAGMA temp_store=MEMORY"}) {
         TRY(execute(pragma));
     }
     const auto value_of = [&](const char* pragma) {

@@ -165,8 +165,8 @@ TEST_CASE("clones of an active origin are made where the first of them is refuse
         const auto ask = [&](const std::string& id) {
             world.ask(create(id, "base"), [&, id](const Answer& answer) { answers[id] = word(answer); });
         };
+        bool refused = false;
         SECTION("refused") {
-            bool refused = false;
             world.answer_instead = [&](const schemas::Command& command) -> std::optional<Result<std::string>> {
                 if (refused || command.type != schemas::CreateSnap::kType) return std::nullopt;
                 refused = true;
