@@ -2,13 +2,9 @@
 // error, or the number of the operation that goes on.
 //
 // COWSLIP_NTH_STRIDE=10: every tenth request and trouble.
-#include <array>
-
 #include <fmt/format.h>
 #include <catch2/catch.hpp>
 
-#include "schemas/device_actor.h"
-#include "schemas/mount_actor.h"
 #include "tests/simulation/requests.h"
 
 namespace cowslip::simulation {
@@ -89,20 +85,6 @@ std::vector<Question> questions() {
             question(schemas::EventSince{})};
 }
 
-constexpr std::array kDeviceCommands = {
-    schemas::CreatePool::kType,       schemas::InspectPool::kType,    schemas::StartPool::kType,
-    schemas::ExaminePool::kType,      schemas::StopPool::kType,       schemas::DiscardPool::kType,
-    schemas::GrowPool::kType,         schemas::ReadPoolStatus::kType, schemas::RewindClock::kType,
-    schemas::SetTransactionId::kType, schemas::CreateThin::kType,     schemas::CreateSnap::kType,
-    schemas::DiscardThin::kType,      schemas::DeleteThin::kType,     schemas::Activate::kType,
-    schemas::Deactivate::kType,       schemas::Resume::kType,         schemas::ListActive::kType,
-    schemas::WriteInternal::kType,    schemas::ReadInternal::kType,   schemas::FindFilesystem::kType,
-    schemas::ListThins::kType,        schemas::DumpMetadata::kType,   schemas::CheckMetadata::kType,
-    schemas::RepairMetadata::kType,   schemas::ReplaceMetadata::kType};
-constexpr std::array kMountCommands = {schemas::MakeFilesystem::kType, schemas::Mount::kType,
-                                       schemas::Unmount::kType,        schemas::RenameMount::kType,
-                                       schemas::Trim::kType,           schemas::ListMounts::kType};
-
 FakePool& only_pool(World& world) {
     return world.kernel.pools.begin()->second;
 }
@@ -114,10 +96,10 @@ struct Trouble {
 
 std::vector<Trouble> troubles() {
     const auto stop_device_actors = [](World& world) {
-        for (const char* type : kDeviceCommands) world.hold_commands(type);
+        for (const std::string& type : kDeviceCommands) world.hold_commands(type);
     };
     const auto stop_mount_actors = [](World& world) {
-        for (const char* type : kMountCommands) world.hold_commands(type);
+        for (const std::string& type : kMountCommands) world.hold_commands(type);
     };
     return {
         {"nothing", [](World&) {}},

@@ -2,13 +2,31 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "schemas/device_actor.h"
+#include "schemas/mount_actor.h"
 #include "tests/fakes/environment.h"
 #include "tests/simulation/world.h"
 
 namespace cowslip::simulation {
 
 inline constexpr std::uint64_t kMiB = 1ULL << 20U;
+
+// Of every command that there is.
+inline const std::vector<std::string> kDeviceCommands = {
+    schemas::CreatePool::kType,       schemas::InspectPool::kType,    schemas::StartPool::kType,
+    schemas::ExaminePool::kType,      schemas::StopPool::kType,       schemas::DiscardPool::kType,
+    schemas::GrowPool::kType,         schemas::ReadPoolStatus::kType, schemas::RewindClock::kType,
+    schemas::SetTransactionId::kType, schemas::CreateThin::kType,     schemas::CreateSnap::kType,
+    schemas::DiscardThin::kType,      schemas::DeleteThin::kType,     schemas::Activate::kType,
+    schemas::Deactivate::kType,       schemas::Resume::kType,         schemas::ListActive::kType,
+    schemas::WriteInternal::kType,    schemas::ReadInternal::kType,   schemas::FindFilesystem::kType,
+    schemas::ListThins::kType,        schemas::DumpMetadata::kType,   schemas::CheckMetadata::kType,
+    schemas::RepairMetadata::kType,   schemas::ReplaceMetadata::kType};
+inline const std::vector<std::string> kMountCommands = {schemas::MakeFilesystem::kType, schemas::Mount::kType,
+                                                        schemas::Unmount::kType,        schemas::RenameMount::kType,
+                                                        schemas::Trim::kType,           schemas::ListMounts::kType};
 
 schemas::VolumeCreate create(const std::string& id, const std::string& parent = "");
 schemas::VolumeGet get(const std::string& id, const std::string& holder = "");
