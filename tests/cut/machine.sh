@@ -96,9 +96,12 @@ stop_services() {
     up=''
     [[ -z $pids ]] || try_to are_gone "$pids"
   fi
-  while read -r _ path _; do
+  # All of it before the first umount: who reads on would miss some.
+  mapfile -t mounts </proc/mounts
+  for mount in "${mounts[@]}"; do
+    read -r _ path _ <<<"$mount"
     case $path in "$state"/mnt/*) try_to umount "$path" ;; esac
-  done </proc/mounts
+  done
   try_to remove_ours
 }
 
