@@ -86,7 +86,7 @@ are_gone() { ! ps --no-headers -p "$1" >/dev/null; }
 # The supervisor is stopped first, so that it starts nobody again. Who is in a system call ends when that does, and what
 # it mounts is there by then.
 stop_services() {
-  local path pids
+  local path pids mount mounts
   if [[ -n $up ]]; then
     kill -STOP "$up"
     pids=$(pgrep -d, -P "$up" || true)
