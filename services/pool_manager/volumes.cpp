@@ -342,12 +342,9 @@ Result<void> PoolManager::give_up_torn(Operation& operation) {
     left.name.reset();
     left.template_key.reset();
     left.kind = "internal";
-    left.state = "removing";
     left.born_max = pool_row_->planned;  // It was ours for certain.
     store_.insert_volume(left);
-    Operation& removal = new_operation("volume.remove", fmt::format("thin {}", torn));
-    store_.insert_operation({removal.number, OperationType::remove, torn, "", ""});
-    begin_removal(removal.number, torn, removal.subject, 1);
+    begin_giving_up(torn);
     return {};
 }
 

@@ -1,4 +1,10 @@
-"""What a benchmark prints at its end."""
+"""What a benchmark prints at its end, and how large a process is."""
+
+
+def memory_mib(pid):
+    """What is resident of it."""
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
 
 
 def print_figures(figures, goals):

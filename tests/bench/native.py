@@ -17,7 +17,7 @@ import tempfile
 import time
 
 sys.dont_write_bytecode = True
-from figures import print_figures
+from figures import memory_mib, print_figures
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "../.."))
 BIN = os.path.join(ROOT, "build/release/bin")
@@ -75,8 +75,7 @@ class Service:
         return result_of("cycle", "--socket", self.socket, "--base", "base", "--workers", workers, "--cycles", cycles, "--no-write", *more)
 
     def memory_mib(self):
-        with open(f"/proc/{self.manager.pid}/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
+        return memory_mib(self.manager.pid)
 
     def end(self):
         for process in (self.manager, self.actors):
