@@ -86,7 +86,7 @@ struct CommandNumber {
     std::uint64_t operation = 0;
     std::uint32_t step = 0;
     std::uint32_t attempt = 0;
-    MSGPACK_DEFINE_MAP(operation, step, attempt)
+    COWSLIP_FIELDS(operation, step, attempt)
 };
 
 // What `work` for a command of that type returns, or the exception that it ended with.

@@ -48,4 +48,23 @@ Result<Document> decode(std::string_view bytes) {
     return document;
 }
 
+namespace fields {
+
+Lookup::Lookup(const msgpack::object& object) : map_(&object.via.map) {
+    if (object.type != msgpack::type::MAP) throw msgpack::type_error();
+    const auto is_string = [](const msgpack::object_kv& entry) { return entry.key.type == msgpack::type::STR; };
+    if (!std::all_of(map_->ptr, map_->ptr + map_->size, is_string)) throw msgpack::type_error();
+}
+
+const msgpack::object* Lookup::find(std::string_view name) {
+    for (std::uint32_t tried = 0; tried < map_->size; ++tried) {
+        const msgpack::object_kv& entry = map_->ptr[next_];
+        next_ = next_ + 1 == map_->size ? 0 : next_ + 1;
+        if (std::string_view(entry.key.via.str.ptr, entry.key.via.str.size) == name) return &entry.val;
+    }
+    return nullptr;
+}
+
+}  // namespace fields
+
 }  // namespace cowslip

@@ -21,14 +21,14 @@ namespace cowslip::schemas {
 struct PoolRef {
     std::string uuid;    // 32 hex digits.
     std::string device;  // dm name of the pool device (an adopted pool keeps its own).
-    MSGPACK_DEFINE_MAP(uuid, device)
+    COWSLIP_FIELDS(uuid, device)
 };
 
 // One of the block devices that a pool has for its own.
 struct PoolDevice {
     std::string path;  // As root has named it; after a boot, as it was found.
     std::string id;    // 32 random hex digits, in its header as well. Empty: not known.
-    MSGPACK_DEFINE_MAP(path, id)
+    COWSLIP_FIELDS(path, id)
 };
 
 // All that it takes to load the pool's table again.
@@ -48,8 +48,8 @@ struct PoolSpec {
     bool queue_if_no_space = false;
     bool preallocate = false;  // loop: the files have all their blocks at once. The live table does not tell.
     std::vector<PoolDevice> devices = {};  // devices: from device 0 on; those at the end may not be the pool's yet.
-    MSGPACK_DEFINE_MAP(pool, backing, data_path, metadata_path, data_sectors, metadata_sectors, block_sectors,
-                       low_water_blocks, skip_zeroing, discard_passdown, queue_if_no_space, preallocate, devices)
+    COWSLIP_FIELDS(pool, backing, data_path, metadata_path, data_sectors, metadata_sectors, block_sectors,
+                   low_water_blocks, skip_zeroing, discard_passdown, queue_if_no_space, preallocate, devices)
 };
 
 // What the kernel said to a message, and a no-flush status of the pool read right after it: rc 0
@@ -57,7 +57,7 @@ struct PoolSpec {
 struct Verdict {
     std::int32_t error_number = 0;
     std::string status;  // The raw thin-pool status line; empty if it could not be read.
-    MSGPACK_DEFINE_MAP(error_number, status)
+    COWSLIP_FIELDS(error_number, status)
 };
 
 // The metadata superblock as it lies on the device.
@@ -68,7 +68,7 @@ struct Superblock {
     std::uint32_t time = 0;  // Snapshots taken in the pool's life.
     std::uint32_t data_block_sectors = 0;
     std::uint64_t held_root = 0;  // Block of a held metadata snapshot, or 0.
-    MSGPACK_DEFINE_MAP(zeroed, valid, transaction_id, time, data_block_sectors, held_root)
+    COWSLIP_FIELDS(zeroed, valid, transaction_id, time, data_block_sectors, held_root)
 };
 
 // What a pool is made of, after probing. `error` in the envelope: in_use or invalid_argument with
@@ -84,8 +84,8 @@ struct PoolState {
     bool suspended = false;
     std::uint64_t most_data_sectors = 0;  // What its own devices have, with the reserve; 0 for any other pool.
     std::uint64_t most_metadata_sectors = 0;
-    MSGPACK_DEFINE_MAP(loaded, status, data_device, metadata_device, superblock, spec, open_count, suspended,
-                       most_data_sectors, most_metadata_sectors)
+    COWSLIP_FIELDS(loaded, status, data_device, metadata_device, superblock, spec, open_count, suspended,
+                   most_data_sectors, most_metadata_sectors)
 };
 
 struct ThinDevice {
@@ -93,7 +93,7 @@ struct ThinDevice {
     std::uint64_t mapped_blocks = 0;
     std::uint64_t transaction_id = 0;    // The pool's, at the thin's creation: its birth mark.
     std::uint64_t exclusive_blocks = 0;  // Mapped by no other thin; with ListThins::sharing.
-    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, transaction_id, exclusive_blocks)
+    COWSLIP_FIELDS(thin_id, mapped_blocks, transaction_id, exclusive_blocks)
 };
 
 // Makes what a new pool lies on, zeroes the first 4 KiB of the metadata, and loads the table: this
@@ -107,7 +107,7 @@ struct CreatePool {
     PoolSpec spec;
     bool force = false;
     std::uint64_t own_transaction_id = 0;  // The first id it will get: metadata with it are this pool's, half made.
-    MSGPACK_DEFINE_MAP(spec, force, own_transaction_id)
+    COWSLIP_FIELDS(spec, force, own_transaction_id)
 };
 
 // Looks at a dm thin-pool that is to be adopted; changes nothing.
@@ -115,7 +115,7 @@ struct InspectPool {
     static constexpr const char* kType = "device.inspect_pool";
     using Reply = PoolState;
     std::string device;  // dm name.
-    MSGPACK_DEFINE_MAP(device)
+    COWSLIP_FIELDS(device)
 };
 
 // Loads the pool's table if it is not loaded; attaches loop files first. Before any load the
@@ -130,7 +130,7 @@ struct StartPool {
     std::uint64_t confirmed = 0;
     std::uint64_t planned = 0;
     bool read_only = false;
-    MSGPACK_DEFINE_MAP(spec, confirmed, planned, read_only)
+    COWSLIP_FIELDS(spec, confirmed, planned, read_only)
 };
 
 // Looks at what a pool lies on and loads nothing: its superblock, and the thin ids that its metadata have. Attaches
@@ -142,10 +142,10 @@ struct ExaminePool {
         PoolState state;
         bool listed = false;            // The thin ids could be read; not of a pool that is live.
         std::vector<ThinDevice> thins;  // The first 4096.
-        MSGPACK_DEFINE_MAP(state, listed, thins)
+        COWSLIP_FIELDS(state, listed, thins)
     };
     PoolSpec spec;
-    MSGPACK_DEFINE_MAP(spec)
+    COWSLIP_FIELDS(spec)
 };
 
 // Removes the pool device and detaches its loop devices; success if they are gone already. in_use
@@ -154,7 +154,7 @@ struct StopPool {
     static constexpr const char* kType = "device.stop_pool";
     using Reply = PoolState;
     PoolSpec spec;
-    MSGPACK_DEFINE_MAP(spec)
+    COWSLIP_FIELDS(spec)
 };
 
 // Undoes a CreatePool, and the first SetTransactionId of an adopted pool: puts the pool away as StopPool does, then
@@ -169,7 +169,7 @@ struct DiscardPool {
     // Not 0: a pool that was in use, with a transaction id from this one to own_transaction_id, is destroyed: its
     // block devices are wiped. needs_repair, and nothing is touched: the metadata are another pool's, or damaged.
     std::uint64_t least_transaction_id = 0;
-    MSGPACK_DEFINE_MAP(spec, own_transaction_id, thin_ids, least_transaction_id)
+    COWSLIP_FIELDS(spec, own_transaction_id, thin_ids, least_transaction_id)
 };
 
 // Makes a loaded pool as large as what it lies on, while it is used: of a loop pool the files are first made as large
@@ -183,7 +183,7 @@ struct GrowPool {
     static constexpr const char* kType = "device.grow_pool";
     using Reply = PoolState;
     PoolSpec spec;
-    MSGPACK_DEFINE_MAP(spec)
+    COWSLIP_FIELDS(spec)
 };
 
 struct ReadPoolStatus {
@@ -192,7 +192,7 @@ struct ReadPoolStatus {
     PoolRef pool;
     bool superblock = false;   // Also read the superblock (of the metadata device in the live table).
     bool status_only = false;  // Of the reply only `loaded` and `status`: one call, for those who wait for it.
-    MSGPACK_DEFINE_MAP(pool, superblock, status_only)
+    COWSLIP_FIELDS(pool, superblock, status_only)
 };
 
 // Counts the times and thin ids of a pool's metadata anew, while nobody has it loaded: the n-th volume gets thin id
@@ -204,14 +204,14 @@ struct RewindClock {
     static constexpr const char* kType = "device.rewind_clock";
     struct Reply {
         Superblock superblock;  // Of the new ones.
-        MSGPACK_DEFINE_MAP(superblock)
+        COWSLIP_FIELDS(superblock)
     };
     PoolSpec spec;
     std::uint64_t confirmed = 0;  // The old ones' transaction id lies between this and `to`.
     std::uint64_t to = 0;
     std::uint64_t volumes = 0;
     std::string spare;
-    MSGPACK_DEFINE_MAP(spec, confirmed, to, volumes, spare)
+    COWSLIP_FIELDS(spec, confirmed, to, volumes, spare)
 };
 
 // Compare-and-swap of the pool's transaction id. EINVAL: it is not `from`; the status tells.
@@ -221,7 +221,7 @@ struct SetTransactionId {
     PoolRef pool;
     std::uint64_t from = 0;
     std::uint64_t to = 0;
-    MSGPACK_DEFINE_MAP(pool, from, to)
+    COWSLIP_FIELDS(pool, from, to)
 };
 
 struct CreateThin {
@@ -229,7 +229,7 @@ struct CreateThin {
     using Reply = Verdict;
     PoolRef pool;
     std::uint32_t thin_id = 0;
-    MSGPACK_DEFINE_MAP(pool, thin_id)
+    COWSLIP_FIELDS(pool, thin_id)
 };
 
 // An active origin is suspended (which freezes its file system) round the message, and resumed on
@@ -242,21 +242,21 @@ struct CreateSnap {
         Verdict verdict;
         bool torn = false;
         std::int32_t resume_error_number = 0;  // Not 0: the origin stays suspended; send Resume.
-        MSGPACK_DEFINE_MAP(verdict, torn, resume_error_number)
+        COWSLIP_FIELDS(verdict, torn, resume_error_number)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
     std::uint32_t origin_id = 0;
     bool origin_active = false;
     std::uint64_t activate_sectors = 0;  // Size of its device; 0: it stays inactive.
-    MSGPACK_DEFINE_MAP(pool, thin_id, origin_id, origin_active, activate_sectors)
+    COWSLIP_FIELDS(pool, thin_id, origin_id, origin_active, activate_sectors)
 };
 
 struct Holder {
     std::uint32_t pid = 0;
     std::string command;
     std::string detail;  // "has it open", "mounted in mount namespace 4026532177 at /x".
-    MSGPACK_DEFINE_MAP(pid, command, detail)
+    COWSLIP_FIELDS(pid, command, detail)
 };
 
 // Of a thin that is to be deleted: gives a range of it back to the pool, unless so little is mapped that one deletion
@@ -268,7 +268,7 @@ struct DiscardThin {
         Verdict verdict;
         std::vector<Holder> holders;
         std::uint64_t mapped_sectors = 0;  // Of what is left.
-        MSGPACK_DEFINE_MAP(verdict, holders, mapped_sectors)
+        COWSLIP_FIELDS(verdict, holders, mapped_sectors)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
@@ -276,7 +276,7 @@ struct DiscardThin {
     std::uint64_t offset_sectors = 0;
     std::uint64_t length_sectors = 0;
     std::uint64_t at_once_sectors = 0;  // With no more mapped nothing is done.
-    MSGPACK_DEFINE_MAP(pool, thin_id, size_sectors, offset_sectors, length_sectors, at_once_sectors)
+    COWSLIP_FIELDS(pool, thin_id, size_sectors, offset_sectors, length_sectors, at_once_sectors)
 };
 
 // Removes the thin's dm device if there is one, then deletes the thin id. EBUSY: somebody has the
@@ -286,11 +286,11 @@ struct DeleteThin {
     struct Reply {
         Verdict verdict;
         std::vector<Holder> holders;
-        MSGPACK_DEFINE_MAP(verdict, holders)
+        COWSLIP_FIELDS(verdict, holders)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
-    MSGPACK_DEFINE_MAP(pool, thin_id)
+    COWSLIP_FIELDS(pool, thin_id)
 };
 
 // Makes the thin's dm device live with this table: compares live table text, suspended flag and
@@ -301,13 +301,13 @@ struct Activate {
         std::int32_t error_number = 0;
         std::string path;         // "/dev/mapper/cowslip-…".
         std::string pool_status;  // Read when it failed.
-        MSGPACK_DEFINE_MAP(error_number, path, pool_status)
+        COWSLIP_FIELDS(error_number, path, pool_status)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
     std::uint64_t size_sectors = 0;
     bool read_only = false;
-    MSGPACK_DEFINE_MAP(pool, thin_id, size_sectors, read_only)
+    COWSLIP_FIELDS(pool, thin_id, size_sectors, read_only)
 };
 
 // Success if it is not there. EBUSY with holders if somebody has it open.
@@ -316,11 +316,11 @@ struct Deactivate {
     struct Reply {
         std::int32_t error_number = 0;
         std::vector<Holder> holders;
-        MSGPACK_DEFINE_MAP(error_number, holders)
+        COWSLIP_FIELDS(error_number, holders)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
-    MSGPACK_DEFINE_MAP(pool, thin_id)
+    COWSLIP_FIELDS(pool, thin_id)
 };
 
 // Resumes the thin, or the pool's own device (not an adopted one's), if it is there and suspended: its
@@ -330,12 +330,12 @@ struct Resume {
     struct Reply {
         std::int32_t error_number = 0;
         bool was_suspended = false;
-        MSGPACK_DEFINE_MAP(error_number, was_suspended)
+        COWSLIP_FIELDS(error_number, was_suspended)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
     bool pool_device = false;
-    MSGPACK_DEFINE_MAP(pool, thin_id, pool_device)
+    COWSLIP_FIELDS(pool, thin_id, pool_device)
 };
 
 struct ActiveDevice {
@@ -347,7 +347,7 @@ struct ActiveDevice {
     bool live_table = false;
     std::string path;
     std::optional<std::uint64_t> mapped_sectors;  // With ListActive::mapped, if the pool can tell.
-    MSGPACK_DEFINE_MAP(thin_id, size_sectors, open_count, suspended, read_only, live_table, path, mapped_sectors)
+    COWSLIP_FIELDS(thin_id, size_sectors, open_count, suspended, read_only, live_table, path, mapped_sectors)
 };
 
 // Every dm device whose uuid says it is a thin of this pool. Needs no pool to be loaded. At most
@@ -357,12 +357,12 @@ struct ListActive {
     struct Reply {
         std::vector<ActiveDevice> devices;  // By thin id.
         bool more = false;
-        MSGPACK_DEFINE_MAP(devices, more)
+        COWSLIP_FIELDS(devices, more)
     };
     PoolRef pool;
     std::int64_t after_thin_id = -1;
     bool mapped = false;
-    MSGPACK_DEFINE_MAP(pool, after_thin_id, mapped)
+    COWSLIP_FIELDS(pool, after_thin_id, mapped)
 };
 
 // The two internal thin devices: 0 holds the pool's label, 1 the ring of store backups. Only these are ever read or
@@ -382,7 +382,7 @@ struct WriteInternal {
     std::uint32_t thin_id = 0;
     std::uint64_t offset_bytes = 0;
     std::string data;
-    MSGPACK_DEFINE_MAP(pool, thin_id, offset_bytes, data)
+    COWSLIP_FIELDS(pool, thin_id, offset_bytes, data)
 };
 
 struct ReadInternal {
@@ -390,13 +390,13 @@ struct ReadInternal {
     struct Reply {
         Verdict verdict;
         std::string data;
-        MSGPACK_DEFINE_MAP(verdict, data)
+        COWSLIP_FIELDS(verdict, data)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
     std::uint64_t offset_bytes = 0;
     std::uint32_t length = 0;
-    MSGPACK_DEFINE_MAP(pool, thin_id, offset_bytes, length)
+    COWSLIP_FIELDS(pool, thin_id, offset_bytes, length)
 };
 
 // Which file system a thin has, and how large that is; looks at its first 4 KiB, and changes nothing.
@@ -406,11 +406,11 @@ struct FindFilesystem {
         std::int32_t error_number = 0;   // Of the activation or the read.
         std::string fs;                  // ext4, xfs or none: neither.
         std::uint64_t size_sectors = 0;  // 0 with none.
-        MSGPACK_DEFINE_MAP(error_number, fs, size_sectors)
+        COWSLIP_FIELDS(error_number, fs, size_sectors)
     };
     PoolRef pool;
     std::uint32_t thin_id = 0;
-    MSGPACK_DEFINE_MAP(pool, thin_id)
+    COWSLIP_FIELDS(pool, thin_id)
 };
 
 // The pool's own list of thin ids, from a metadata snapshot and thin_ls; the snapshot is released
@@ -421,13 +421,13 @@ struct ListThins {
         Verdict verdict;  // Of reserve_metadata_snap; EBUSY: one is held already.
         std::vector<ThinDevice> thins;
         bool more = false;
-        MSGPACK_DEFINE_MAP(verdict, thins, more)
+        COWSLIP_FIELDS(verdict, thins, more)
     };
     PoolRef pool;
     std::int64_t after_thin_id = -1;
     bool release_held = false;  // First release one that is held: a dead actor's. Refused for an adopted pool.
     bool sharing = false;       // With exclusive_blocks, which may take minutes.
-    MSGPACK_DEFINE_MAP(pool, after_thin_id, release_held, sharing)
+    COWSLIP_FIELDS(pool, after_thin_id, release_held, sharing)
 };
 
 // thin_dump of a metadata snapshot, which is released on every path, into DIR/pool/backups/NAME.xml.gz: durable when
@@ -437,13 +437,13 @@ struct DumpMetadata {
     struct Reply {
         Verdict verdict;  // Of reserve_metadata_snap; EBUSY: one is held already.
         std::uint64_t bytes = 0;
-        MSGPACK_DEFINE_MAP(verdict, bytes)
+        COWSLIP_FIELDS(verdict, bytes)
     };
     PoolRef pool;
     std::string name;               // Of digits and capitals, with '-'.
     std::vector<std::string> keep;  // Names.
     bool release_held = false;      // As ListThins.
-    MSGPACK_DEFINE_MAP(pool, name, keep, release_held)
+    COWSLIP_FIELDS(pool, name, keep, release_held)
 };
 
 // ---- metadata of a pool that is not loaded (in_use if it is); never those of an adopted one
@@ -455,17 +455,17 @@ struct CheckMetadata {
     struct Reply {
         bool sound = false;
         std::string report;  // What is wrong with them, in thin_check's words.
-        MSGPACK_DEFINE_MAP(sound, report)
+        COWSLIP_FIELDS(sound, report)
     };
     PoolSpec spec;
-    MSGPACK_DEFINE_MAP(spec)
+    COWSLIP_FIELDS(spec)
 };
 
 struct RepairedThin {
     std::uint32_t thin_id = 0;
     std::uint64_t mapped_blocks = 0;
     std::uint64_t blocks_before = 0;  // As the damaged metadata have it; if they cannot tell, the same.
-    MSGPACK_DEFINE_MAP(thin_id, mapped_blocks, blocks_before)
+    COWSLIP_FIELDS(thin_id, mapped_blocks, blocks_before)
 };
 
 // thin_repair into a copy: the file DIR/pool/metadata.repaired, the spare areas of whole devices, or for a pair the
@@ -479,13 +479,13 @@ struct RepairMetadata {
         std::uint64_t transaction_id = 0;  // In the copy's superblock.
         std::vector<RepairedThin> thins;
         bool more = false;
-        MSGPACK_DEFINE_MAP(sound, report, transaction_id, thins, more)
+        COWSLIP_FIELDS(sound, report, transaction_id, thins, more)
     };
     PoolSpec spec;
     std::string spare;
     std::uint64_t transaction_id = 0;  // For the copy, if the damaged superblock does not tell.
     std::int64_t after_thin_id = -1;
-    MSGPACK_DEFINE_MAP(spec, spare, transaction_id, after_thin_id)
+    COWSLIP_FIELDS(spec, spare, transaction_id, after_thin_id)
 };
 
 // Puts the copy in the place of a loop pool's metadata file, or of the metadata areas of whole devices. At no instant
@@ -494,10 +494,10 @@ struct ReplaceMetadata {
     static constexpr const char* kType = "device.replace_metadata";
     struct Reply {
         std::string damaged_copy;
-        MSGPACK_DEFINE_MAP(damaged_copy)
+        COWSLIP_FIELDS(damaged_copy)
     };
     PoolSpec spec;
-    MSGPACK_DEFINE_MAP(spec)
+    COWSLIP_FIELDS(spec)
 };
 
 }  // namespace cowslip::schemas

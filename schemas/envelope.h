@@ -21,7 +21,7 @@ namespace cowslip::schemas {
 
 inline constexpr std::uint32_t kProtocolVersion = 1;
 
-// The base of a message without fields, as MSGPACK_DEFINE_MAP wants at least one.
+// The base of a message without fields, as COWSLIP_FIELDS wants at least one.
 struct NoFields {
     template <class Packer>
     void msgpack_pack(Packer& packer) const {
@@ -40,7 +40,7 @@ struct RequestOf {
     std::string type;
     std::uint32_t timeout_ms = 30000;  // From arrival at the manager to its answer.
     Body body{};
-    MSGPACK_DEFINE_MAP(v, request_id, type, timeout_ms, body)
+    COWSLIP_FIELDS(v, request_id, type, timeout_ms, body)
 };
 using Request = RequestOf<msgpack::object>;
 
@@ -49,7 +49,7 @@ struct WireError {
     std::string message;
     std::map<std::string, std::vector<std::string>> details;
     bool retryable = false;
-    MSGPACK_DEFINE_MAP(code, message, details, retryable)
+    COWSLIP_FIELDS(code, message, details, retryable)
 };
 
 inline WireError to_wire(const Error& error) {
@@ -64,14 +64,14 @@ struct ReplyOf {
     std::uint32_t v = kProtocolVersion;
     std::string request_id;
     Body body{};
-    MSGPACK_DEFINE_MAP(v, request_id, body)
+    COWSLIP_FIELDS(v, request_id, body)
 };
 
 struct ErrorReply {
     std::uint32_t v = kProtocolVersion;
     std::string request_id;
     WireError error;
-    MSGPACK_DEFINE_MAP(v, request_id, error)
+    COWSLIP_FIELDS(v, request_id, error)
 };
 
 // Either of the two above, as a client reads it.
@@ -80,7 +80,7 @@ struct Reply {
     std::string request_id;
     msgpack::object body;
     std::optional<WireError> error;
-    MSGPACK_DEFINE_MAP(v, request_id, body, error)
+    COWSLIP_FIELDS(v, request_id, body, error)
 };
 
 // Told to one actor at a time; (operation, step, attempt) comes back in its reply and tells a
@@ -93,7 +93,7 @@ struct CommandOf {
     std::uint32_t attempt = 0;
     std::string type;
     Body body{};
-    MSGPACK_DEFINE_MAP(v, operation, step, attempt, type, body)
+    COWSLIP_FIELDS(v, operation, step, attempt, type, body)
 };
 using Command = CommandOf<msgpack::object>;
 
@@ -104,7 +104,7 @@ struct Hello {
     std::string incarnation;  // The name of its lock file in DIR/run/actors, and its routing id.
     std::uint32_t pid = 0;
     std::string version;
-    MSGPACK_DEFINE_MAP(kind, incarnation, pid, version)
+    COWSLIP_FIELDS(kind, incarnation, pid, version)
 };
 
 template <class Body>
@@ -115,7 +115,7 @@ struct CommandReplyOf {
     Body body{};
     std::optional<WireError> error;  // The command was not carried out at all, or failed outside the kernel.
     bool more = false;               // A second reply to this command follows: the actor has gone on.
-    MSGPACK_DEFINE_MAP(operation, step, attempt, body, error, more)
+    COWSLIP_FIELDS(operation, step, attempt, body, error, more)
 };
 using CommandReply = CommandReplyOf<msgpack::object>;
 
@@ -125,7 +125,7 @@ struct FromActorOf {
     std::optional<Hello> hello;
     std::optional<CommandReplyOf<Body>> reply;
     bool look = false;  // The kernel tells of something that has happened to the pool.
-    MSGPACK_DEFINE_MAP(v, hello, reply, look)
+    COWSLIP_FIELDS(v, hello, reply, look)
 };
 using FromActor = FromActorOf<msgpack::object>;
 
@@ -138,7 +138,7 @@ struct EventOf {
     std::string type;     // "volume.created"; also the first frame of the published message.
     std::string subject;  // The volume's id, mostly.
     Body body{};
-    MSGPACK_DEFINE_MAP(seq, time, type, subject, body)
+    COWSLIP_FIELDS(seq, time, type, subject, body)
 };
 using Event = EventOf<msgpack::object>;
 

@@ -20,7 +20,7 @@ namespace cowslip::schemas {
 struct DeviceRef {
     std::string path;
     std::string dm_uuid;
-    MSGPACK_DEFINE_MAP(path, dm_uuid)
+    COWSLIP_FIELDS(path, dm_uuid)
 };
 
 // Formats a template device. Destroys what is on it: the manager sends this for templates only,
@@ -33,7 +33,7 @@ struct MakeFilesystem {
     std::string fs;
     bool stale_blocks = false;  // The pool does not zero new blocks (adopted, accept_no_zeroing).
     std::string options;        // common/filesystem_options.h: of mkfs.
-    MSGPACK_DEFINE_MAP(device, fs, stale_blocks, options)
+    COWSLIP_FIELDS(device, fs, stale_blocks, options)
 };
 
 // Mounted at DIR/mnt/<directory>/rootfs. If it is mounted there already with the same device and
@@ -44,7 +44,7 @@ struct Mount {
     struct Reply {
         std::string path;    // Absolute.
         bool grown = false;  // The file system now fills the device.
-        MSGPACK_DEFINE_MAP(path, grown)
+        COWSLIP_FIELDS(path, grown)
     };
     DeviceRef device;
     std::string directory;
@@ -54,7 +54,7 @@ struct Mount {
     std::string mount_label;  // SELinux context=; empty for none.
     bool grow = false;        // The device is larger than its file system; grown once mounted (not if read_only).
     std::string options;      // common/filesystem_options.h: of a mount. What is mounted already is not asked for them.
-    MSGPACK_DEFINE_MAP(device, directory, id, fs, read_only, mount_label, grow, options)
+    COWSLIP_FIELDS(device, directory, id, fs, read_only, mount_label, grow, options)
 };
 
 // syncfs, umount, rmdir of the mount point and of the directory (the rmdir detaches copies that leaked into other mount
@@ -67,7 +67,7 @@ struct Unmount {
         std::vector<Holder> holders;  // At most 16, when busy.
         // errno of syncfs, from then on told each time. Unless `force`, it stays mounted then.
         std::int32_t sync_error = 0;
-        MSGPACK_DEFINE_MAP(busy, holders, sync_error)
+        COWSLIP_FIELDS(busy, holders, sync_error)
     };
     std::string directory;
     std::string dm_uuid;
@@ -78,7 +78,7 @@ struct Unmount {
     // The pool does not take its writes, and umount could wait for them for ever: the file system is shut down first,
     // and what it has not written is lost (EIO).
     bool shut_down = false;
-    MSGPACK_DEFINE_MAP(directory, dm_uuid, force, pool_sound, shut_down)
+    COWSLIP_FIELDS(directory, dm_uuid, force, pool_sound, shut_down)
 };
 
 // A mounted warm clone gets a name: its directory becomes that of volume `id`, whose `id` file is written before, and
@@ -88,13 +88,13 @@ struct RenameMount {
     static constexpr const char* kType = "mount.rename";
     struct Reply {
         std::string path;  // Absolute.
-        MSGPACK_DEFINE_MAP(path)
+        COWSLIP_FIELDS(path)
     };
     std::string from;
     std::string directory;
     std::string id;
     std::string dm_uuid;
-    MSGPACK_DEFINE_MAP(from, directory, id, dm_uuid)
+    COWSLIP_FIELDS(from, directory, id, dm_uuid)
 };
 
 // Discards what the mounted file system does not use in this stretch of it: what lies behind its end is none. Refuses
@@ -103,13 +103,13 @@ struct Trim {
     static constexpr const char* kType = "mount.trim";
     struct Reply {
         std::uint64_t trimmed_bytes = 0;
-        MSGPACK_DEFINE_MAP(trimmed_bytes)
+        COWSLIP_FIELDS(trimmed_bytes)
     };
     std::string directory;
     std::string dm_uuid;
     std::uint64_t offset_bytes = 0;
     std::uint64_t length_bytes = 0;
-    MSGPACK_DEFINE_MAP(directory, dm_uuid, offset_bytes, length_bytes)
+    COWSLIP_FIELDS(directory, dm_uuid, offset_bytes, length_bytes)
 };
 
 struct MountedVolume {
@@ -118,7 +118,7 @@ struct MountedVolume {
     std::string dm_uuid;  // Of the device mounted there; empty if there is no mount, only a directory.
     bool read_only = false;
     std::string mount_label;
-    MSGPACK_DEFINE_MAP(directory, id, dm_uuid, read_only, mount_label)
+    COWSLIP_FIELDS(directory, id, dm_uuid, read_only, mount_label)
 };
 
 // Every directory in DIR/mnt, mounted or left over. At most 2048 a reply, in byte order; again with `after`.
@@ -127,10 +127,10 @@ struct ListMounts {
     struct Reply {
         std::vector<MountedVolume> mounts;
         bool more = false;
-        MSGPACK_DEFINE_MAP(mounts, more)
+        COWSLIP_FIELDS(mounts, more)
     };
     std::string after;
-    MSGPACK_DEFINE_MAP(after)
+    COWSLIP_FIELDS(after)
 };
 
 }  // namespace cowslip::schemas

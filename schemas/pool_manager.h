@@ -22,7 +22,7 @@ struct Empty : NoFields {};
 struct Usage {
     std::uint64_t used_bytes = 0;
     std::uint64_t total_bytes = 0;
-    MSGPACK_DEFINE_MAP(used_bytes, total_bytes)
+    COWSLIP_FIELDS(used_bytes, total_bytes)
 };
 
 // How far a pool may go.
@@ -39,8 +39,8 @@ struct PoolLimits {
     std::map<std::string, std::uint64_t> quotas = {};
     // All volumes may be promised so much of the data that the pool may come to have; 0: as much as they like.
     std::uint32_t overprovision_percent = 0;
-    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, queue_when_full, quotas,
-                       overprovision_percent)
+    COWSLIP_FIELDS(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, queue_when_full, quotas,
+                   overprovision_percent)
 };
 
 inline constexpr std::size_t kMostQuotas = 256;
@@ -48,7 +48,7 @@ inline constexpr std::size_t kMostQuotas = 256;
 struct QuotaUse {
     std::string label;
     Usage bytes;  // Promised to the volumes that have it, of what they may be.
-    MSGPACK_DEFINE_MAP(label, bytes)
+    COWSLIP_FIELDS(label, bytes)
 };
 
 struct PoolStatus : NoFields {
@@ -79,9 +79,9 @@ struct PoolStatus : NoFields {
         std::vector<QuotaUse> quotas;
         std::vector<std::string> warnings;
         std::uint64_t promised_bytes = 0;  // What all volumes may be, together.
-        MSGPACK_DEFINE_MAP(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data,
-                           metadata, volumes, snapshots_taken, low_water, backing, features, data_device,
-                           metadata_device, devices, reserve_bytes, limits, quotas, warnings, promised_bytes)
+        COWSLIP_FIELDS(name, uuid, state, verdict, mode, needs_check, transaction_id, block_size_bytes, data, metadata,
+                       volumes, snapshots_taken, low_water, backing, features, data_device, metadata_device, devices,
+                       reserve_bytes, limits, quotas, warnings, promised_bytes)
     };
 };
 
@@ -106,8 +106,8 @@ struct PoolCreate {
     std::vector<std::string> devices;  // The pool has all of them for its own: metadata, room to mend those, and data.
     // With devices: so much of them at first, and the rest is its reserve. 0: all.
     std::uint64_t data_bytes = 0;
-    MSGPACK_DEFINE_MAP(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
-                       accept_no_zeroing, limits, preallocate, keep_discarded, no_zeroing, devices, data_bytes)
+    COWSLIP_FIELDS(name, loop_bytes, metadata_bytes, block_size_bytes, data_device, metadata_device, adopt, force,
+                   accept_no_zeroing, limits, preallocate, keep_discarded, no_zeroing, devices, data_bytes)
 };
 
 // How many bytes the volumes with a label may be promised; 0: as many as they like. What they have already is not taken
@@ -117,7 +117,7 @@ struct PoolQuota {
     using Reply = QuotaUse;
     std::string label;  // "team=blue".
     std::uint64_t max_bytes = 0;
-    MSGPACK_DEFINE_MAP(label, max_bytes)
+    COWSLIP_FIELDS(label, max_bytes)
 };
 
 // Changes how far the pool may go; what is absent stays, and 0 is the default, or none. What there is already is not
@@ -130,7 +130,7 @@ struct PoolSetLimits {
     std::optional<std::uint64_t> min_free_bytes;
     std::optional<std::uint64_t> min_free_metadata_bytes;
     std::optional<std::uint32_t> overprovision_percent;
-    MSGPACK_DEFINE_MAP(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, overprovision_percent)
+    COWSLIP_FIELDS(max_bytes, grow_step_bytes, min_free_bytes, min_free_metadata_bytes, overprovision_percent)
 };
 
 struct PoolStart {
@@ -138,7 +138,7 @@ struct PoolStart {
     using Reply = PoolStatus::Reply;
     bool read_only =
         false;  // Nothing of the pool is changed, so one that is frozen can be looked at; until it is stopped.
-    MSGPACK_DEFINE_MAP(read_only)
+    COWSLIP_FIELDS(read_only)
 };
 
 // Makes the pool larger while it is used: a pool in files as large in all as is said here (0: as it is), one on two
@@ -151,12 +151,12 @@ struct PoolGrow {
     struct Reply {
         bool changed = false;
         PoolStatus::Reply pool;
-        MSGPACK_DEFINE_MAP(changed, pool)
+        COWSLIP_FIELDS(changed, pool)
     };
     std::uint64_t data_bytes = 0;
     std::uint64_t metadata_bytes = 0;
     std::vector<std::string> devices;
-    MSGPACK_DEFINE_MAP(data_bytes, metadata_bytes, devices)
+    COWSLIP_FIELDS(data_bytes, metadata_bytes, devices)
 };
 
 // Makes the store anew from what the pool has: names from the newest backup in it (and from the store, where that is an
@@ -169,13 +169,13 @@ struct PoolRebuild {
         std::string backup_taken_at;         // RFC 3339, UTC; empty: there was none.
         std::vector<std::string> recovered;  // Volumes of which no name was found.
         std::vector<std::string> dropped;    // Those in backup or store that the pool does not have.
-        MSGPACK_DEFINE_MAP(pool, backup_taken_at, recovered, dropped)
+        COWSLIP_FIELDS(pool, backup_taken_at, recovered, dropped)
     };
     std::string data_device;
     std::string metadata_device;
     std::string adopt;                 // dm name.
     std::vector<std::string> devices;  // One of a pool's own will do: the others are found by their headers.
-    MSGPACK_DEFINE_MAP(data_device, metadata_device, adopt, devices)
+    COWSLIP_FIELDS(data_device, metadata_device, adopt, devices)
 };
 
 // Puts the pool away, as system.cleanup does, while nobody has a lease (in_use, details["holders"]). The next create,
@@ -192,7 +192,7 @@ struct PoolCheck : NoFields {
     struct Reply {
         bool sound = false;
         std::string report;  // What is wrong, in thin_check's words.
-        MSGPACK_DEFINE_MAP(sound, report)
+        COWSLIP_FIELDS(sound, report)
     };
 };
 
@@ -202,7 +202,7 @@ struct PoolDestroy {
     static constexpr const char* kType = "pool.destroy";
     using Reply = Empty;
     std::string name;  // Must be the pool's: so that nobody destroys another one than he means.
-    MSGPACK_DEFINE_MAP(name)
+    COWSLIP_FIELDS(name)
 };
 
 // Opens the pool's lifetimes again, its clock of snapshots and its thin ids, both of 24 bits: volumes keep
@@ -213,10 +213,10 @@ struct PoolRewind {
     struct Reply {
         std::uint64_t snapshots_taken = 0;  // From now on.
         std::uint32_t next_thin_id = 0;
-        MSGPACK_DEFINE_MAP(snapshots_taken, next_thin_id)
+        COWSLIP_FIELDS(snapshots_taken, next_thin_id)
     };
     std::string spare;  // Where the new metadata of a pair go, a device as large as the old ones, which are kept.
-    MSGPACK_DEFINE_MAP(spare)
+    COWSLIP_FIELDS(spare)
 };
 
 // Checks the pool's metadata and mends them, with the pool put away meanwhile. Success too if nothing is wrong.
@@ -228,12 +228,12 @@ struct PoolRepair {
         std::string how;           // nothing, checked (they were whole), repaired (by a mended copy).
         std::string damaged_copy;  // Where the damaged metadata are kept.
         std::vector<std::string> lost;
-        MSGPACK_DEFINE_MAP(how, damaged_copy, lost)
+        COWSLIP_FIELDS(how, damaged_copy, lost)
     };
     bool evict = false;        // Ends all leases first.
     std::string spare;         // A pair's device for the mended copy, as large as the damaged one.
     bool accept_loss = false;  // Goes on although volumes, or blocks of them, are lost.
-    MSGPACK_DEFINE_MAP(evict, spare, accept_loss)
+    COWSLIP_FIELDS(evict, spare, accept_loss)
 };
 
 // Counts what volumes take of the pool, for volume.show and volume.list: what active ones have mapped, as the kernel
@@ -243,10 +243,10 @@ struct PoolMeasure {
     static constexpr const char* kType = "pool.measure";
     struct Reply {
         std::uint64_t volumes = 0;  // That were counted.
-        MSGPACK_DEFINE_MAP(volumes)
+        COWSLIP_FIELDS(volumes)
     };
     bool exact = false;
-    MSGPACK_DEFINE_MAP(exact)
+    COWSLIP_FIELDS(exact)
 };
 
 // ---- volumes ---------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ struct PoolMeasure {
 struct Lease {
     std::string holder;
     std::string mode;  // mounted_rw, mounted_ro, attached_rw, attached_ro.
-    MSGPACK_DEFINE_MAP(holder, mode)
+    COWSLIP_FIELDS(holder, mode)
 };
 
 // Clones of an image that are kept ready: create takes one of them, and another is made behind its reply.
@@ -262,7 +262,7 @@ struct WarmClones {
     std::uint32_t wanted = 0;
     std::uint32_t ready = 0;  // In the pool and active, and mounted if that is wanted. As far as there is room.
     bool mounted = false;     // Wanted so.
-    MSGPACK_DEFINE_MAP(wanted, ready, mounted)
+    COWSLIP_FIELDS(wanted, ready, mounted)
 };
 
 inline constexpr std::uint32_t kMostWarmOfOne = 64;
@@ -291,9 +291,8 @@ struct Volume {
     std::string mkfs_options;             // As its file system was made with; a clone's are its parent's.
     std::string mount_options;            // As it is mounted with.
     std::optional<WarmClones> warm = {};  // Absent unless some are wanted.
-    MSGPACK_DEFINE_MAP(id, parent, kind, state, thin_id, transaction_id, size_bytes, fs, created_at, labels, leases,
-                       device, mount, mapped_bytes, exclusive_bytes, shared_bytes, as_of, mkfs_options, mount_options,
-                       warm)
+    COWSLIP_FIELDS(id, parent, kind, state, thin_id, transaction_id, size_bytes, fs, created_at, labels, leases, device,
+                   mount, mapped_bytes, exclusive_bytes, shared_bytes, as_of, mkfs_options, mount_options, warm)
 };
 
 struct VolumeCreate {
@@ -301,7 +300,7 @@ struct VolumeCreate {
     struct Reply {
         Volume volume;
         std::string path;  // With get: what volume.get would answer.
-        MSGPACK_DEFINE_MAP(volume, path)
+        COWSLIP_FIELDS(volume, path)
     };
     std::string id;
     std::string parent;            // Where it has a warm clone of that size and with those options, that is taken.
@@ -318,21 +317,20 @@ struct VolumeCreate {
     // configuration for that file system; of a clone, the parent's. Not mkfs_options with a parent.
     std::optional<std::string> mkfs_options;
     std::optional<std::string> mount_options;
-    MSGPACK_DEFINE_MAP(id, parent, size_bytes, fs, labels, get, holder, mount_label, filling, mkfs_options,
-                       mount_options)
+    COWSLIP_FIELDS(id, parent, size_bytes, fs, labels, get, holder, mount_label, filling, mkfs_options, mount_options)
 };
 
 struct VolumeRemove {
     static constexpr const char* kType = "volume.remove";
     struct Reply {
         bool existed = false;
-        MSGPACK_DEFINE_MAP(existed)
+        COWSLIP_FIELDS(existed)
     };
     std::string id;
     bool wait = false;          // Answer only when the pool's blocks are back.
     bool must_exist = false;    // Otherwise an unknown id is success.
     std::uint32_t thin_id = 0;  // If given: only that life of the name.
-    MSGPACK_DEFINE_MAP(id, wait, must_exist, thin_id)
+    COWSLIP_FIELDS(id, wait, must_exist, thin_id)
 };
 
 // Makes it larger, online: first its device, if that is active, then its file system, at once where it is mounted
@@ -343,11 +341,11 @@ struct VolumeResize {
     struct Reply {
         Volume volume;
         bool changed = false;  // False: it had that size.
-        MSGPACK_DEFINE_MAP(volume, changed)
+        COWSLIP_FIELDS(volume, changed)
     };
     std::string id;
     std::uint64_t size_bytes = 0;
-    MSGPACK_DEFINE_MAP(id, size_bytes)
+    COWSLIP_FIELDS(id, size_bytes)
 };
 
 // Makes it an image: from now on nobody writes to it, and it is got and attached read-only. Its file system is mounted
@@ -359,12 +357,12 @@ struct VolumeFreeze {
     struct Reply {
         Volume volume;
         bool changed = false;  // False: it was one, and has the same clones.
-        MSGPACK_DEFINE_MAP(volume, changed)
+        COWSLIP_FIELDS(volume, changed)
     };
     std::string id;
     std::optional<std::uint32_t> warm = {};
     bool warm_mounted = false;  // With warm: mounted as well, if it has a file system.
-    MSGPACK_DEFINE_MAP(id, warm, warm_mounted)
+    COWSLIP_FIELDS(id, warm, warm_mounted)
 };
 
 // The name goes to the same volume, with all that it is; clones of it name their parent anew. in_use while it is
@@ -374,11 +372,11 @@ struct VolumeRename {
     struct Reply {
         Volume volume;
         bool changed = false;  // False: both names are one.
-        MSGPACK_DEFINE_MAP(volume, changed)
+        COWSLIP_FIELDS(volume, changed)
     };
     std::string id;
     std::string new_id;
-    MSGPACK_DEFINE_MAP(id, new_id)
+    COWSLIP_FIELDS(id, new_id)
 };
 
 struct VolumeLabel {
@@ -387,7 +385,7 @@ struct VolumeLabel {
     std::string id;
     Labels set;
     std::vector<std::string> remove;  // Keys; one that is not there is no error.
-    MSGPACK_DEFINE_MAP(id, set, remove)
+    COWSLIP_FIELDS(id, set, remove)
 };
 
 // Gives blocks back to the pool that the file system of a volume does not use: of one that is mounted writable, else
@@ -399,11 +397,11 @@ struct VolumeTrim {
         std::uint64_t trimmed_bytes = 0;      // By this request, as the file system counts them.
         std::uint64_t next_offset_bytes = 0;  // For the next one.
         bool complete = false;                // There is no more to do.
-        MSGPACK_DEFINE_MAP(trimmed_bytes, next_offset_bytes, complete)
+        COWSLIP_FIELDS(trimmed_bytes, next_offset_bytes, complete)
     };
     std::string id;
     std::uint64_t offset_bytes = 0;
-    MSGPACK_DEFINE_MAP(id, offset_bytes)
+    COWSLIP_FIELDS(id, offset_bytes)
 };
 
 struct VolumeGet {
@@ -411,20 +409,20 @@ struct VolumeGet {
     struct Reply {
         std::string path;      // DIR/mnt/<id>/rootfs.
         bool changed = false;  // False: this holder had the lease already.
-        MSGPACK_DEFINE_MAP(path, changed)
+        COWSLIP_FIELDS(path, changed)
     };
     std::string id;
     std::string holder;  // Default "default".
     bool read_only = false;
     std::string mount_label;
-    MSGPACK_DEFINE_MAP(id, holder, read_only, mount_label)
+    COWSLIP_FIELDS(id, holder, read_only, mount_label)
 };
 
 struct VolumePut {
     static constexpr const char* kType = "volume.put";
     struct Reply {
         bool changed = false;  // False: there was no such lease.
-        MSGPACK_DEFINE_MAP(changed)
+        COWSLIP_FIELDS(changed)
     };
     std::string id;
     std::string holder;
@@ -432,7 +430,7 @@ struct VolumePut {
     bool force = false;   // Give the lease up even if the last writes could not be synced.
     bool remove = false;  // Also volume.remove, in the same request.
     bool filled = false;  // Ends volume.create's `filling`.
-    MSGPACK_DEFINE_MAP(id, holder, all_holders, force, remove, filled)
+    COWSLIP_FIELDS(id, holder, all_holders, force, remove, filled)
 };
 
 struct VolumeAttach {
@@ -440,12 +438,12 @@ struct VolumeAttach {
     struct Reply {
         std::string device;
         bool changed = false;
-        MSGPACK_DEFINE_MAP(device, changed)
+        COWSLIP_FIELDS(device, changed)
     };
     std::string id;
     std::string holder;
     bool read_only = false;
-    MSGPACK_DEFINE_MAP(id, holder, read_only)
+    COWSLIP_FIELDS(id, holder, read_only)
 };
 
 struct VolumeDetach {
@@ -454,24 +452,24 @@ struct VolumeDetach {
     std::string id;
     std::string holder;
     bool all_holders = false;
-    MSGPACK_DEFINE_MAP(id, holder, all_holders)
+    COWSLIP_FIELDS(id, holder, all_holders)
 };
 
 struct VolumeExists {
     static constexpr const char* kType = "volume.exists";
     struct Reply {
         bool exists = false;
-        MSGPACK_DEFINE_MAP(exists)
+        COWSLIP_FIELDS(exists)
     };
     std::string id;
-    MSGPACK_DEFINE_MAP(id)
+    COWSLIP_FIELDS(id)
 };
 
 struct VolumeShow {
     static constexpr const char* kType = "volume.show";
     using Reply = Volume;
     std::string id;
-    MSGPACK_DEFINE_MAP(id)
+    COWSLIP_FIELDS(id)
 };
 
 // A page of volumes in the order of their names; ask again with after = the last id while `more`.
@@ -480,12 +478,12 @@ struct VolumeList {
     struct Reply {
         std::vector<Volume> volumes;
         bool more = false;
-        MSGPACK_DEFINE_MAP(volumes, more)
+        COWSLIP_FIELDS(volumes, more)
     };
     Labels labels;  // Every one of them must match.
     std::string after;
     std::uint32_t limit = 500;  // At most 500.
-    MSGPACK_DEFINE_MAP(labels, after, limit)
+    COWSLIP_FIELDS(labels, after, limit)
 };
 
 // ---- leases, operations, the service ---------------------------------------------------------
@@ -498,17 +496,17 @@ struct LeaseList {
         std::string mode;
         std::string path;  // The mount, or the device.
         std::string taken_at;
-        MSGPACK_DEFINE_MAP(id, holder, mode, path, taken_at)
+        COWSLIP_FIELDS(id, holder, mode, path, taken_at)
     };
     struct Reply {
         std::vector<Entry> leases;
         bool more = false;
-        MSGPACK_DEFINE_MAP(leases, more)
+        COWSLIP_FIELDS(leases, more)
     };
     std::string after_id;
     std::string after_holder;
     std::uint32_t limit = 500;
-    MSGPACK_DEFINE_MAP(after_id, after_holder, limit)
+    COWSLIP_FIELDS(after_id, after_holder, limit)
 };
 
 struct Operation {
@@ -519,7 +517,7 @@ struct Operation {
     std::uint64_t age_ms = 0;
     std::uint32_t attempt = 0;
     bool behind_reply = false;
-    MSGPACK_DEFINE_MAP(number, type, subject, waiting_for, age_ms, attempt, behind_reply)
+    COWSLIP_FIELDS(number, type, subject, waiting_for, age_ms, attempt, behind_reply)
 };
 
 struct OperationList : NoFields {
@@ -527,7 +525,7 @@ struct OperationList : NoFields {
     struct Reply {
         std::vector<Operation> operations;  // The oldest 500.
         std::uint64_t total = 0;
-        MSGPACK_DEFINE_MAP(operations, total)
+        COWSLIP_FIELDS(operations, total)
     };
 };
 
@@ -536,14 +534,14 @@ struct OperationWait {
     static constexpr const char* kType = "operation.wait";
     using Reply = Empty;
     std::uint64_t operation = 0;
-    MSGPACK_DEFINE_MAP(operation)
+    COWSLIP_FIELDS(operation)
 };
 
 // The answer to a request whose time ran out after it was accepted; any reply body may be this.
 struct Accepted {
     bool accepted = false;
     std::uint64_t operation = 0;
-    MSGPACK_DEFINE_MAP(accepted, operation)
+    COWSLIP_FIELDS(accepted, operation)
 };
 
 struct Actor {
@@ -553,14 +551,14 @@ struct Actor {
     bool watcher = false;
     std::string doing;  // Empty when idle.
     std::uint64_t busy_ms = 0;
-    MSGPACK_DEFINE_MAP(incarnation, kind, pid, watcher, doing, busy_ms)
+    COWSLIP_FIELDS(incarnation, kind, pid, watcher, doing, busy_ms)
 };
 
 struct Finding {
     std::string kind;
     std::string subject;
     std::string detail;
-    MSGPACK_DEFINE_MAP(kind, subject, detail)
+    COWSLIP_FIELDS(kind, subject, detail)
 };
 
 struct SystemStatus : NoFields {
@@ -579,8 +577,8 @@ struct SystemStatus : NoFields {
         std::vector<Finding> findings;
         std::map<std::string, std::uint64_t>
             counters;  // Since the manager started: "turns", "commits", "store_syncs", "origins_suspended" ...
-        MSGPACK_DEFINE_MAP(version, pid, account, uptime_ms, event_seq, actors, pool, leases, operations, behind_reply,
-                           findings, counters)
+        COWSLIP_FIELDS(version, pid, account, uptime_ms, event_seq, actors, pool, leases, operations, behind_reply,
+                       findings, counters)
     };
 };
 
@@ -590,7 +588,7 @@ struct SystemCleanup : NoFields {
     struct Reply {
         std::uint64_t leases_ended = 0;
         std::vector<std::string> left;  // Volumes that were busy, with their holders. Empty: all is away.
-        MSGPACK_DEFINE_MAP(leases_ended, left)
+        COWSLIP_FIELDS(leases_ended, left)
     };
 };
 
@@ -605,12 +603,12 @@ struct SystemFsck {
         std::vector<Finding> repaired;
         std::uint64_t total = 0;     // Of findings.
         bool pool_compared = false;  // False: the pool is not in service, or its list is held by another program.
-        MSGPACK_DEFINE_MAP(ok, findings, repaired, total, pool_compared)
+        COWSLIP_FIELDS(ok, findings, repaired, total, pool_compared)
     };
     // Put right what loses nothing: put away what nobody has open or a lease on, resume, bring leases
     // back or end them, release a held metadata snapshot. Unknown thin ids are left alone in any case.
     bool repair = false;
-    MSGPACK_DEFINE_MAP(repair)
+    COWSLIP_FIELDS(repair)
 };
 
 // ---- the store -------------------------------------------------------------------------------
@@ -629,15 +627,15 @@ struct StoreCopy {
     std::string damage;                // Why it is of no use; then the rest is not known.
     bool dump = false;                 // With the pool's metadata, as DIR/pool/backups/<its name>.xml.gz.
     std::string no_dump;               // In the answer to StoreBackup: why there is none.
-    MSGPACK_DEFINE_MAP(path, sequence, taken_at, bytes, store_uuid, pool, pool_uuid, transaction_id, volumes, damage,
-                       dump, no_dump)
+    COWSLIP_FIELDS(path, sequence, taken_at, bytes, store_uuid, pool, pool_uuid, transaction_id, volumes, damage, dump,
+                   no_dump)
 };
 
 // What the pool-manager's program answers the command line that has it look at a store, or put it in place.
 struct StoreLook {
     StoreCopy store;
     std::string replaced;  // Where the one before is kept; empty: there was none.
-    MSGPACK_DEFINE_MAP(store, replaced)
+    COWSLIP_FIELDS(store, replaced)
 };
 
 // A checked copy of the store in DIR/store/backups, made while work goes on, and right after it a dump of the pool's
@@ -653,7 +651,7 @@ struct StoreList : NoFields {
     static constexpr const char* kType = "store.list";
     struct Reply {
         std::vector<StoreCopy> backups;
-        MSGPACK_DEFINE_MAP(backups)
+        COWSLIP_FIELDS(backups)
     };
 };
 
@@ -663,11 +661,11 @@ struct EventSince {
         std::vector<EventOf<std::map<std::string, std::string>>> events;
         bool more = false;
         std::uint64_t oldest = 0;  // Events before this one are no longer kept.
-        MSGPACK_DEFINE_MAP(events, more, oldest)
+        COWSLIP_FIELDS(events, more, oldest)
     };
     std::uint64_t seq = 0;      // The first event wanted is seq + 1.
     std::uint32_t limit = 500;  // At most 500.
-    MSGPACK_DEFINE_MAP(seq, limit)
+    COWSLIP_FIELDS(seq, limit)
 };
 
 }  // namespace cowslip::schemas

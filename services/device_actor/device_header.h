@@ -35,7 +35,7 @@ struct DeviceAreas {  // In sectors.
     std::uint64_t data_start = 0;
     std::uint64_t data_sectors = 0;
     std::uint32_t place = 0;  // In the order of the pool's; where it is the same, the devices' numbers count.
-    MSGPACK_DEFINE_MAP(metadata_start, spare_start, metadata_sectors, data_start, data_sectors, place)
+    COWSLIP_FIELDS(metadata_start, spare_start, metadata_sectors, data_start, data_sectors, place)
 };
 
 struct SectorRange {
@@ -60,7 +60,7 @@ struct DeviceHeader {
     bool swapped = false;
     bool mended = false;
     std::uint64_t sequence = 0;  // Goes up with each change; kept by the frame.
-    MSGPACK_DEFINE_MAP(pool_uuid, device_id, number, block_sectors, areas, later, swapped, mended)
+    COWSLIP_FIELDS(pool_uuid, device_id, number, block_sectors, areas, later, swapped, mended)
 
     const DeviceAreas& last() const { return later.empty() ? areas : later.back(); }
     std::uint64_t end_sector() const { return last().data_start + last().data_sectors; }

@@ -14,7 +14,7 @@ constexpr std::size_t kMostChunkBytes = kMaxFrameBytes;  // Decompressed.
 
 struct Chunk {
     std::vector<BackupRow> rows;
-    MSGPACK_DEFINE_MAP(rows)
+    COWSLIP_FIELDS(rows)
 };
 
 }  // namespace

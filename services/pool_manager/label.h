@@ -26,7 +26,7 @@ struct PoolLabel {
     std::uint32_t block_sectors = 0;
     std::int64_t created_at = 0;
     std::string name;
-    MSGPACK_DEFINE_MAP(pool_uuid, tag, block_sectors, created_at, name)
+    COWSLIP_FIELDS(pool_uuid, tag, block_sectors, created_at, name)
 };
 
 inline constexpr std::uint32_t kLabelBytes = 2 * kFrameBlockBytes;
@@ -60,8 +60,8 @@ struct BackupRow {
     std::string mount_options;
     std::uint32_t warm = 0;
     bool warm_mounted = false;
-    MSGPACK_DEFINE_MAP(thin_id, name, template_key, kind, state, parent, origin_id, size_sectors, fs_sectors, fs,
-                       created_at, labels, mkfs_options, mount_options, warm, warm_mounted)
+    COWSLIP_FIELDS(thin_id, name, template_key, kind, state, parent, origin_id, size_sectors, fs_sectors, fs,
+                   created_at, labels, mkfs_options, mount_options, warm, warm_mounted)
 };
 
 BackupRow to_backup(const VolumeRow& row);
@@ -75,7 +75,7 @@ struct BackupHead {
     std::uint32_t next_thin_id = 0;
     std::vector<std::uint32_t> chunk_bytes;  // One after the other from the area's beginning.
     std::vector<std::uint32_t> quarantined;  // As many as there is room for.
-    MSGPACK_DEFINE_MAP(pool_uuid, tag, taken_at, transaction_id, next_thin_id, chunk_bytes, quarantined)
+    COWSLIP_FIELDS(pool_uuid, tag, taken_at, transaction_id, next_thin_id, chunk_bytes, quarantined)
 };
 
 std::uint64_t backup_head_offset(std::uint64_t sequence);

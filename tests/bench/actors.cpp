@@ -1,4 +1,4 @@
-// cowslip-bench-actors: actors that answer each command at once, as if the kernel took no time, for what is measured of
+// cowslip-bench actors: actors that answer each command at once, as if the kernel took no time, for what is measured of
 // the manager, its bus and its store natively. Threads of one process; what they have "in the kernel" outlives the
 // manager. Nothing that a benchmark does not do is done here.
 #include <fmt/format.h>
@@ -19,11 +19,11 @@
 #include "common/state_folder.h"
 #include "schemas/device_actor.h"
 #include "schemas/mount_actor.h"
+#include "tests/bench/commands.h"
 
-namespace {
+namespace cowslip::bench::actors {
 
-using namespace cowslip;
-using namespace cowslip::schemas;
+using namespace schemas;
 
 constexpr std::uint64_t kMetadataBlocks = 4000000;
 constexpr std::size_t kMostListed = 4096;
@@ -213,16 +213,14 @@ Result<void> serve(const std::string& state, unsigned device_actors, unsigned mo
             const auto served = serve_manager(
                 context, *lock, session,
                 [&](std::string_view type, const msgpack::object& body) { return kernel.handle(type, body); });
-            if (!served) std::cerr << "cowslip-bench-actors: " << served.error().message << '\n';
+            if (!served) std::cerr << "cowslip-bench actors: " << served.error().message << '\n';
         });
     }
     for (std::thread& actor : actors) actor.join();
     return {};
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command(int argc, char** argv) {
     std::string state;
     unsigned device_actors = 17;
     unsigned mount_actors = 16;
@@ -232,6 +230,8 @@ int main(int argc, char** argv) {
     app.add_option("--mount-actors", mount_actors, "how many")->check(CLI::Range(1, 64));
     CLI11_PARSE(app, argc, argv);
     const auto served = serve(state, device_actors, mount_actors);
-    if (!served) std::cerr << "cowslip-bench-actors: " << served.error().message << '\n';
+    if (!served) std::cerr << "cowslip-bench actors: " << served.error().message << '\n';
     return served ? 0 : 1;
 }
+
+}  // namespace cowslip::bench::actors

@@ -1,4 +1,4 @@
-// cowslip-bench-bare: what the main job costs without any service, the reference for deploy/bench. Each of K processes
+// cowslip-bench bare: what the main job costs without any service, the reference for deploy/bench. Each of K processes
 // does cycles of: snapshot of a base in a thin pool, activate, mount (ext4), write 4 KiB, unmount, remove, delete; with
 // libdevmapper and system calls, as a careful C program would: no process started, no sync of its own, no wait for
 // udev. The base must not be active. Prints JSON; times are in milliseconds.
@@ -22,17 +22,11 @@
 #include <CLI/CLI.hpp>
 
 #include "common/result.h"
+#include "tests/bench/commands.h"
 #include "tests/bench/workers.h"
 
-namespace {
+namespace cowslip::bench::bare {
 
-using cowslip::Errc;
-using cowslip::errno_error;
-using cowslip::Error;
-using cowslip::Gate;
-using cowslip::percentile;
-using cowslip::Result;
-using cowslip::Workers;
 using Clock = std::chrono::steady_clock;
 
 struct Options {
@@ -224,9 +218,7 @@ Result<void> run(const Options& options) {
     return {};
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command(int argc, char** argv) {
     Options options;
     CLI::App app("What the main job costs with libdevmapper and system calls alone; prints JSON");
     app.add_option("--pool", options.pool, "dm name of an existing pool")->required();
@@ -239,6 +231,8 @@ int main(int argc, char** argv) {
     app.add_option("--folder", options.folder, "an empty folder for the mount points")->required();
     CLI11_PARSE(app, argc, argv);
     const auto result = run(options);
-    if (!result) fmt::print(stderr, "cowslip-bench-bare: {}\n", result.error().message);
+    if (!result) fmt::print(stderr, "cowslip-bench bare: {}\n", result.error().message);
     return result ? 0 : 1;
 }
+
+}  // namespace cowslip::bench::bare

@@ -1,7 +1,7 @@
-// cowslip-bench-cycle: the main job through the bus, by K processes with one long-lived client each:
+// cowslip-bench cycle: the main job through the bus, by K processes with one long-lived client each:
 // create a clone of a base, get it, write 4 KiB, put it, remove it. Prints JSON: milliseconds per
 // step and for the sum of the replies; cycles per second until nothing is left behind the replies;
-// and counts per cycle. The same steps as cowslip-bench-bare.
+// and counts per cycle. The same steps as cowslip-bench bare.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -20,11 +20,11 @@
 
 #include "common/client.h"
 #include "schemas/pool_manager.h"
+#include "tests/bench/commands.h"
 #include "tests/bench/workers.h"
 
-namespace {
+namespace cowslip::bench::cycle {
 
-using namespace cowslip;
 using Clock = std::chrono::steady_clock;
 
 struct Options {
@@ -149,9 +149,7 @@ Result<int> run(const Options& options) {
     return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command(int argc, char** argv) {
     Options options;
     CLI::App app("The cycle create, get, write, put, rm through the bus, by K processes at once");
     app.add_option("--socket", options.socket, "the clients' socket of a service")->required();
@@ -163,8 +161,10 @@ int main(int argc, char** argv) {
     CLI11_PARSE(app, argc, argv);
     const auto status = run(options);
     if (!status) {
-        std::cerr << "cowslip-bench-cycle: " << status.error().message << '\n';
+        std::cerr << "cowslip-bench cycle: " << status.error().message << '\n';
         return 1;
     }
     return *status;
 }
+
+}  // namespace cowslip::bench::cycle

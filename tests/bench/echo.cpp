@@ -1,4 +1,4 @@
-// cowslip-bench-echo: what the bus costs without any service: a ROUTER that sends each request back. With --store it
+// cowslip-bench echo: what the bus costs without any service: a ROUTER that sends each request back. With --store it
 // first inserts a row for each, all that have arrived in one transaction. The references of deploy/bench native.
 #include <iostream>
 #include <optional>
@@ -11,10 +11,9 @@
 #include <zmq.hpp>
 
 #include "common/sqlite.h"
+#include "tests/bench/commands.h"
 
-namespace {
-
-using namespace cowslip;
+namespace cowslip::bench::echo {
 
 struct Message {
     zmq::message_t peer;
@@ -53,9 +52,7 @@ Result<void> serve(const std::string& path, const std::string& store) {
     }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command(int argc, char** argv) {
     std::string socket;
     std::string store;
     CLI::App app("An echo over ZeroMQ");
@@ -64,9 +61,11 @@ int main(int argc, char** argv) {
     CLI11_PARSE(app, argc, argv);
     try {
         const auto served = serve(socket, store);
-        if (!served) std::cerr << "cowslip-bench-echo: " << served.error().message << '\n';
+        if (!served) std::cerr << "cowslip-bench echo: " << served.error().message << '\n';
     } catch (const std::exception& error) {
-        std::cerr << "cowslip-bench-echo: " << error.what() << '\n';
+        std::cerr << "cowslip-bench echo: " << error.what() << '\n';
     }
     return 1;  // It ends by a signal.
 }
+
+}  // namespace cowslip::bench::echo

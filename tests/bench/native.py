@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -u
 """deploy/bench native: what the manager, its bus and its store cost without a kernel, whose part actors play that answer at
-once (cowslip-bench-actors). Natively, on the file system of FOLDER.
+once (cowslip-bench actors). Natively, on the file system of FOLDER.
 
     tests/bench/native.py FOLDER VOLUMES FIGURES
 
@@ -30,7 +30,7 @@ SIZE = 512 << 20
 
 
 def result_of(program, *words):
-    return json.loads(subprocess.run([f"{BIN}/cowslip-bench-{program}", *map(str, words)], check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(subprocess.run([f"{BIN}/cowslip-bench", program, *map(str, words)], check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 class Service:
@@ -40,7 +40,7 @@ class Service:
         self.state = state
         self.socket = f"{state}/run/clients.sock"
         self.log = open(f"{state}/log", "w")
-        self.actors = subprocess.Popen([f"{BIN}/cowslip-bench-actors", "--state", state], stdout=self.log, stderr=self.log)
+        self.actors = subprocess.Popen([f"{BIN}/cowslip-bench", "actors", "--state", state], stdout=self.log, stderr=self.log)
         while not os.path.isdir(f"{state}/run/actors"):
             time.sleep(0.01)
         self.start()
@@ -87,7 +87,7 @@ class Service:
 def echo(folder, *words):
     """The reference: a function as Service.requests."""
     socket = f"{folder}/echo.sock"
-    process = subprocess.Popen([f"{BIN}/cowslip-bench-echo", "--socket", socket, *words])
+    process = subprocess.Popen([f"{BIN}/cowslip-bench", "echo", "--socket", socket, *words])
     while not os.path.exists(socket):
         time.sleep(0.01)
     try:
@@ -158,7 +158,7 @@ def measure_syncs(service, figures):
 def subscribers(service, count, stopped):
     """So many, and some more that do not read what they get."""
     def start(number):
-        process = subprocess.Popen([f"{BIN}/cowslip-bench-subscribers", "--socket", f"{service.state}/run/events.sock", "--count",
+        process = subprocess.Popen([f"{BIN}/cowslip-bench", "subscribers", "--socket", f"{service.state}/run/events.sock", "--count",
                                     str(number)], stdout=subprocess.PIPE, text=True)
         process.stdout.readline()  # ready
         return process

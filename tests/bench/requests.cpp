@@ -1,6 +1,6 @@
-// cowslip-bench-requests: one kind of request again and again, by K processes with one long-lived client each, which
+// cowslip-bench requests: one kind of request again and again, by K processes with one long-lived client each, which
 // has one request outstanding at a time. Prints JSON: microseconds per request, and requests per second. Also against
-// cowslip-bench-echo, whose answers a client takes for a manager's.
+// cowslip-bench echo, whose answers a client takes for a manager's.
 #include <chrono>
 #include <iostream>
 #include <span>
@@ -12,11 +12,11 @@
 
 #include "common/client.h"
 #include "schemas/pool_manager.h"
+#include "tests/bench/commands.h"
 #include "tests/bench/workers.h"
 
-namespace {
+namespace cowslip::bench::requests {
 
-using namespace cowslip;
 using Clock = std::chrono::steady_clock;
 
 struct Options {
@@ -78,9 +78,7 @@ Result<void> run(const Options& options) {
     return {};
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command(int argc, char** argv) {
     Options options;
     CLI::App app("One kind of request, by K clients at once");
     app.add_option("--socket", options.socket, "the clients' socket of a service")->required();
@@ -94,6 +92,8 @@ int main(int argc, char** argv) {
     CLI11_PARSE(app, argc, argv);
     const auto status = run(options);
     if (status) return 0;
-    std::cerr << "cowslip-bench-requests: " << status.error().message << '\n';
+    std::cerr << "cowslip-bench requests: " << status.error().message << '\n';
     return 1;
 }
+
+}  // namespace cowslip::bench::requests

@@ -1,4 +1,4 @@
-// cowslip-bench-subscribers: COUNT subscribers of the events at SOCKET, each with a connection of its own, that read
+// cowslip-bench subscribers: COUNT subscribers of the events at SOCKET, each with a connection of its own, that read
 // all they get. Says "ready" when each has had an event, and how many events there were when it is told to end
 // (SIGTERM).
 #include <csignal>
@@ -11,10 +11,9 @@
 
 #include "common/bus.h"
 #include "common/signals.h"
+#include "tests/bench/commands.h"
 
-namespace {
-
-using namespace cowslip;
+namespace cowslip::bench::subscribers {
 
 constexpr std::chrono::seconds kWait{1};
 
@@ -46,9 +45,7 @@ Result<void> serve(const std::string& path, std::size_t count) {
     return {};
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command(int argc, char** argv) {
     std::string socket;
     std::size_t count = 100;
     CLI::App app("Subscribers that read all they get.");
@@ -56,6 +53,8 @@ int main(int argc, char** argv) {
     app.add_option("--count", count);
     CLI11_PARSE(app, argc, argv);
     const auto served = serve(socket, count);
-    if (!served) std::cerr << "cowslip-bench-subscribers: " << served.error().message << '\n';
+    if (!served) std::cerr << "cowslip-bench subscribers: " << served.error().message << '\n';
     return served ? 0 : 1;
 }
+
+}  // namespace cowslip::bench::subscribers

@@ -1,4 +1,4 @@
-// cowslip-bench-warm: create --get of a clone of an image that keeps clones ready, and of one that keeps none, in turns
+// cowslip-bench warm: create --get of a clone of an image that keeps clones ready, and of one that keeps none, in turns
 // and each when nothing else goes on. Prints JSON: milliseconds of either.
 #include <chrono>
 #include <iostream>
@@ -11,11 +11,11 @@
 
 #include "common/client.h"
 #include "schemas/pool_manager.h"
+#include "tests/bench/commands.h"
 #include "tests/bench/workers.h"
 
-namespace {
+namespace cowslip::bench::warm {
 
-using namespace cowslip;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kTimeout{120};
@@ -77,9 +77,7 @@ Result<int> run(const Options& options) {
     return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command(int argc, char** argv) {
     Options options;
     CLI::App app("create --get with and without a clone that is ready");
     app.add_option("--socket", options.socket, "the clients' socket of a service")->required();
@@ -89,8 +87,10 @@ int main(int argc, char** argv) {
     CLI11_PARSE(app, argc, argv);
     const auto status = run(options);
     if (!status) {
-        std::cerr << "cowslip-bench-warm: " << status.error().message << '\n';
+        std::cerr << "cowslip-bench warm: " << status.error().message << '\n';
         return 1;
     }
     return *status;
 }
+
+}  // namespace cowslip::bench::warm

@@ -14,39 +14,51 @@
 #include "services/pool_manager/name_queue.h"
 #include "services/pool_manager/store.h"
 
-// The linker leads calls of these functions here (--wrap in tests/CMakeLists.txt); `real_...` is the product's. A
-// member function is told its object in the first place.
 namespace cowslip {
 
-Outcome real_judge(int, std::string_view, std::uint64_t,
-                   std::uint64_t) __asm__("__real__ZN7cowslip5judgeEiSt17basic_string_viewIcSt11char_traitsIcEEmm");
-Outcome wrapped_judge(int, std::string_view, std::uint64_t,
-                      std::uint64_t) __asm__("__wrap__ZN7cowslip5judgeEiSt17basic_string_viewIcSt11char_traitsIcEEmm");
-bool real_commit(Database*) __asm__("__real__ZN7cowslip8Database6commitEv");
-bool wrapped_commit(Database*) __asm__("__wrap__ZN7cowslip8Database6commitEv");
-Result<std::uint32_t> real_spend_thin_id(Store*) __asm__("__real__ZN7cowslip5Store13spend_thin_idEv");
-Result<std::uint32_t> wrapped_spend_thin_id(Store*) __asm__("__wrap__ZN7cowslip5Store13spend_thin_idEv");
-Result<void> real_insert_operation(Store*, const OperationRow&) __asm__(
+namespace {
+
+// A member function as a free one, which is told its object in the first place.
+template <class Member>
+struct Free;
+template <class R, class Object, class... Arguments>
+struct Free<R (Object::*)(Arguments...)> {
+    using type = R(Object*, Arguments...);
+};
+template <auto kMember>
+using FreeOf = typename Free<decltype(kMember)>::type;
+
+}  // namespace
+
+// The linker leads calls of these functions here (--wrap in tests/CMakeLists.txt); `real_...` is the product's. Their
+// types are taken from it: a wrapper that returned something else took its arguments for others.
+decltype(judge) real_judge __asm__("__real__ZN7cowslip5judgeEiSt17basic_string_viewIcSt11char_traitsIcEEmm");
+decltype(judge) wrapped_judge __asm__("__wrap__ZN7cowslip5judgeEiSt17basic_string_viewIcSt11char_traitsIcEEmm");
+FreeOf<&Database::commit> real_commit __asm__("__real__ZN7cowslip8Database6commitEv");
+FreeOf<&Database::commit> wrapped_commit __asm__("__wrap__ZN7cowslip8Database6commitEv");
+FreeOf<&Store::spend_thin_id> real_spend_thin_id __asm__("__real__ZN7cowslip5Store13spend_thin_idEv");
+FreeOf<&Store::spend_thin_id> wrapped_spend_thin_id __asm__("__wrap__ZN7cowslip5Store13spend_thin_idEv");
+FreeOf<&Store::insert_operation> real_insert_operation __asm__(
     "__real__ZN7cowslip5Store16insert_operationERKNS_12OperationRowE");
-Result<void> wrapped_insert_operation(Store*, const OperationRow&) __asm__(
+FreeOf<&Store::insert_operation> wrapped_insert_operation __asm__(
     "__wrap__ZN7cowslip5Store16insert_operationERKNS_12OperationRowE");
-Result<void> real_set_reply(Store*, std::string_view, std::string_view, std::string_view) __asm__(
+FreeOf<&Store::set_reply> real_set_reply __asm__(
     "__real__ZN7cowslip5Store9set_replyESt17basic_string_viewIcSt11char_traitsIcEES4_S4_");
-Result<void> wrapped_set_reply(Store*, std::string_view, std::string_view, std::string_view) __asm__(
+FreeOf<&Store::set_reply> wrapped_set_reply __asm__(
     "__wrap__ZN7cowslip5Store9set_replyESt17basic_string_viewIcSt11char_traitsIcEES4_S4_");
-Result<void> real_set_planned(Store*, std::uint64_t) __asm__("__real__ZN7cowslip5Store11set_plannedEm");
-Result<void> wrapped_set_planned(Store*, std::uint64_t) __asm__("__wrap__ZN7cowslip5Store11set_plannedEm");
-Result<void> real_set_volume_removing(Store*, std::uint32_t) __asm__("__real__ZN7cowslip5Store19set_volume_removingEj");
-Result<void> wrapped_set_volume_removing(Store*,
-                                         std::uint32_t) __asm__("__wrap__ZN7cowslip5Store19set_volume_removingEj");
-Result<void> real_mark_restored(Store*) __asm__("__real__ZN7cowslip5Store13mark_restoredEv");
-Result<void> wrapped_mark_restored(Store*) __asm__("__wrap__ZN7cowslip5Store13mark_restoredEv");
-bool real_is_restored(Store*) __asm__("__real__ZN7cowslip5Store11is_restoredEv");
-bool wrapped_is_restored(Store*) __asm__("__wrap__ZN7cowslip5Store11is_restoredEv");
+FreeOf<&Store::set_planned> real_set_planned __asm__("__real__ZN7cowslip5Store11set_plannedEm");
+FreeOf<&Store::set_planned> wrapped_set_planned __asm__("__wrap__ZN7cowslip5Store11set_plannedEm");
+FreeOf<&Store::set_volume_removing> real_set_volume_removing __asm__("__real__ZN7cowslip5Store19set_volume_removingEj");
+FreeOf<&Store::set_volume_removing> wrapped_set_volume_removing __asm__(
+    "__wrap__ZN7cowslip5Store19set_volume_removingEj");
+FreeOf<&Store::mark_restored> real_mark_restored __asm__("__real__ZN7cowslip5Store13mark_restoredEv");
+FreeOf<&Store::mark_restored> wrapped_mark_restored __asm__("__wrap__ZN7cowslip5Store13mark_restoredEv");
+FreeOf<&Store::is_restored> real_is_restored __asm__("__real__ZN7cowslip5Store11is_restoredEv");
+FreeOf<&Store::is_restored> wrapped_is_restored __asm__("__wrap__ZN7cowslip5Store11is_restoredEv");
 std::uint64_t real_enqueue(NameQueue*, std::vector<LockRequest>) __asm__(
     "__real__ZN7cowslip9NameQueue7enqueueESt6vectorINS_11LockRequestESaIS2_EE");
 std::uint64_t wrapped_enqueue(NameQueue*, std::vector<LockRequest>) __asm__(
-    "__wrap__ZN7cowslip9NameQueue7enqueueESt6vectorINS_11LockRequestESaIS2_EE");
+    "__wrap__ZN7cowslip9NameQueue7enqueueESt6vectorINS_11LockRequestESaIS2_EE");  // Private.
 
 namespace {
 
@@ -92,29 +104,28 @@ Result<std::uint32_t> wrapped_spend_thin_id(Store* store) {
     return lowest;
 }
 
-Result<void> wrapped_insert_operation(Store* store, const OperationRow& row) {
+void wrapped_insert_operation(Store* store, const OperationRow& row) {
     if (simulation::mutant("pool_first")) late = true;
-    return real_insert_operation(store, row);
+    real_insert_operation(store, row);
 }
 
-Result<void> wrapped_set_reply(Store* store, std::string_view id, std::string_view digest, std::string_view reply) {
+void wrapped_set_reply(Store* store, std::string_view id, std::string_view digest, std::string_view reply) {
     if (simulation::mutant("answer_before_commit")) late = true;
-    return real_set_reply(store, id, digest, reply);
+    real_set_reply(store, id, digest, reply);
 }
 
-Result<void> wrapped_set_planned(Store* store, std::uint64_t planned) {
+void wrapped_set_planned(Store* store, std::uint64_t planned) {
     if (simulation::mutant("swap_before_planned")) late = true;
-    return real_set_planned(store, planned);
+    real_set_planned(store, planned);
 }
 
-Result<void> wrapped_set_volume_removing(Store* store, std::uint32_t thin_id) {
+void wrapped_set_volume_removing(Store* store, std::uint32_t thin_id) {
     if (simulation::mutant("removal_deferred")) store->defer_commit(store->now() + 10);
-    return real_set_volume_removing(store, thin_id);
+    real_set_volume_removing(store, thin_id);
 }
 
-Result<void> wrapped_mark_restored(Store* store) {
-    if (simulation::mutant("restore_unmarked")) return {};
-    return real_mark_restored(store);
+void wrapped_mark_restored(Store* store) {
+    if (!simulation::mutant("restore_unmarked")) real_mark_restored(store);
 }
 
 bool wrapped_is_restored(Store* store) {

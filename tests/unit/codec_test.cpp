@@ -32,14 +32,14 @@ struct Sample {
     std::uint32_t number = 7;
     bool flag = false;
     std::map<std::string, std::vector<std::string>> lists;
-    MSGPACK_DEFINE_MAP(text, number, flag, lists)
+    COWSLIP_FIELDS(text, number, flag, lists)
 };
 
 template <class Body>
 struct EnvelopeOf {
     std::string name;
     Body body;
-    MSGPACK_DEFINE_MAP(name, body)
+    COWSLIP_FIELDS(name, body)
 };
 
 }  // namespace

@@ -93,7 +93,7 @@ TEST_CASE_METHOD(EventsFixture, "a follower prints each event once, in order, an
     newest = 3;
     CHECK(follow({"--since", "1", "--follow"}, [&] {
               newest = 5;
-              for (const std::uint64_t seq : {2, 3, 4, 4, 5, 3}) manager.publish(event(seq));
+              for (const std::uint64_t seq : Seqs{2, 3, 4, 4, 5, 3}) manager.publish(event(seq));
           }) == Seqs{2, 3, 4, 5});
     CHECK(code == 130);
 }
