@@ -1,6 +1,7 @@
 #include "common/codec.h"
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 namespace cowslip {
@@ -12,12 +13,15 @@ const msgpack::unpack_limit kLimits(16384, 16384, kMaxFrameBytes, kMaxFrameBytes
 
 bool has_repeated_key(const msgpack::object& object);
 
+std::string_view text_of(const msgpack::object_kv& entry) {
+    return {entry.key.via.str.ptr, entry.key.via.str.size};
+}
+
 bool map_has_repeated_key(const msgpack::object_map& map) {
     std::vector<std::string_view> keys;
     keys.reserve(map.size);
-    for (std::uint32_t i = 0; i < map.size; ++i) {
-        const auto& entry = map.ptr[i];
-        if (entry.key.type == msgpack::type::STR) keys.emplace_back(entry.key.via.str.ptr, entry.key.via.str.size);
+    for (const msgpack::object_kv& entry : std::span(map.ptr, map.size)) {
+        if (entry.key.type == msgpack::type::STR) keys.push_back(text_of(entry));
         if (has_repeated_key(entry.val)) return true;
     }
     std::sort(keys.begin(), keys.end());
@@ -60,7 +64,7 @@ const msgpack::object* Lookup::find(std::string_view name) {
     for (std::uint32_t tried = 0; tried < map_->size; ++tried) {
         const msgpack::object_kv& entry = map_->ptr[next_];
         next_ = next_ + 1 == map_->size ? 0 : next_ + 1;
-        if (std::string_view(entry.key.via.str.ptr, entry.key.via.str.size) == name) return &entry.val;
+        if (text_of(entry) == name) return &entry.val;
     }
     return nullptr;
 }
