@@ -101,18 +101,18 @@ TEST_CASE("a trim ends when nobody waits for it, and a put waits for one part of
 TEST_CASE("all that is mounted writable is trimmed when that is due, also by a manager that has started since",
           "[trim]") {
     ManagerOptions manager;
-    manager.trim_ms = 3600 * 1000;
+    manager.trim_ms = 600 * 1000;
     World world({.seed = 1, .manager = manager});
     make_pool_and_base(world);
     make_mounted(world, "a", 2 * kPart);
     REQUIRE(world.call(get("base")));
     for (int tenth = 0; tenth < 5; ++tenth) {
-        world.run_for(590 * 1000);
+        world.run_for(90 * 1000);
         world.kill_manager();
         world.run_for(10 * 1000);
     }
     CHECK(world.commands[schemas::Trim::kType] == 0);
-    world.run_for(1200 * 1000);
+    world.run_for(200 * 1000);
     CHECK(world.commands[schemas::Trim::kType] == 3);
     bool told = false;
     for (std::uint64_t seq = 0;;) {
@@ -165,10 +165,10 @@ TEST_CASE("behind its end there is nothing of a volume to trim, and in a pool th
 
 TEST_CASE("one volume that cannot be trimmed keeps none of the others from it", "[trim]") {
     ManagerOptions manager;
-    manager.trim_ms = 3600 * 1000;
+    manager.trim_ms = 600 * 1000;
     World world({.seed = 1, .manager = manager});
-    world.run_for(1900 * 1000);
-    world.run_for(1900 * 1000);  // Also without a pool it comes due.
+    world.run_for(320 * 1000);
+    world.run_for(320 * 1000);  // Also without a pool it comes due.
     make_pool_and_base(world);
     make_mounted(world, "a", kPart);
     make_mounted(world, "b", kPart);
@@ -183,7 +183,7 @@ TEST_CASE("one volume that cannot be trimmed keeps none of the others from it", 
         if (decode_as<schemas::Trim>(command.body)->dm_uuid != refused) return std::nullopt;
         return Error{Errc::unimplemented, "its device takes no discards"};
     };
-    for (int half_hour = 0; half_hour < 4; ++half_hour) world.run_for(1800 * 1000);
+    world.run_for(1200 * 1000);
     CHECK(world.mounts.trims[refused].empty());
     CHECK_FALSE(world.mounts.trims[uuid_of(world, "b")].empty());
     CHECK(world.mounts.trims[uuid_of(world, "base")].empty());
