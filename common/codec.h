@@ -99,9 +99,10 @@ template <std::size_t kCount>
 consteval Names<kCount> split(std::string_view list) {
     Names<kCount> names;
     for (auto& name : names) {
+        list.remove_prefix(std::min(list.find_first_not_of(' '), list.size()));
         const std::size_t end = std::min(list.find(','), list.size());
         name = list.substr(0, end);
-        list.remove_prefix(std::min(end + 2, list.size()));  // The preprocessor makes one space of any.
+        list.remove_prefix(std::min(end + 1, list.size()));
     }
     return names;
 }

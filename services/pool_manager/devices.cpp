@@ -81,9 +81,8 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
     if (repairing_)
         co_return Error{Errc::unavailable, fmt::format("activate '{}': the pool is being repaired", operation.subject)};
     const NameLock tables = co_await names_.acquire(kTablesKey, LockMode::shared);
-    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     schemas::Activate command{pool_row_->spec.pool, row.thin_id, row.size_sectors, read_only};
-    Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
+    Result<schemas::Activate::Reply> reply = co_await tell(operation, ActorKind::device, operation.urgency(), command);
     if (!reply || reply->error_number != 0) maybe_active(row.thin_id);
     if (!reply) co_return reply.error();
     if (reply->error_number != 0) {
@@ -112,9 +111,9 @@ Task<std::string> PoolManager::activate(Operation& operation, VolumeRow row, boo
 
 Task<void> PoolManager::deactivate(Operation& operation, std::uint32_t thin_id) {
     if (!devices_.contains(thin_id)) co_return {};
-    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     schemas::Deactivate command{pool_row_->spec.pool, thin_id};
-    Result<schemas::Deactivate::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
+    Result<schemas::Deactivate::Reply> reply =
+        co_await tell(operation, ActorKind::device, operation.urgency(), command);
     if (!reply) co_return reply.error();
     if (reply->error_number == EBUSY) {
         co_return Error{Errc::in_use,
@@ -130,7 +129,6 @@ Task<void> PoolManager::deactivate(Operation& operation, std::uint32_t thin_id) 
 // Of a warm clone, which has no name, in a directory that no name leads to.
 Task<std::string> PoolManager::mount(Operation& operation, VolumeRow row, bool read_only, std::string label) {
     const Device& device = devices_.at(row.thin_id);
-    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     schemas::Mount command;
     command.device = {device.path, thin_dm_uuid(pool_row_->spec.pool.uuid, row.thin_id)};
     command.directory = row.name ? volume_directory(*row.name) : warm_directory(command.device.dm_uuid);
@@ -140,7 +138,7 @@ Task<std::string> PoolManager::mount(Operation& operation, VolumeRow row, bool r
     command.mount_label = label;
     command.grow = !read_only && row.fs_sectors < row.size_sectors;
     command.options = row.options.mount;
-    Result<schemas::Mount::Reply> reply = co_await tell(operation, ActorKind::mount, urgency, command);
+    Result<schemas::Mount::Reply> reply = co_await tell(operation, ActorKind::mount, operation.urgency(), command);
     if (!reply) {
         // Its node is gone, perhaps: the next get looks at the device again.
         if (reply.error().code == Errc::unavailable) devices_.at(row.thin_id).complete = false;
@@ -231,9 +229,8 @@ Task<void> PoolManager::look_whether_intact(Operation& operation) {
 }
 
 Task<void> PoolManager::unmount_as_told(Operation& operation, std::uint32_t thin_id, schemas::Unmount command) {
-    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     const bool force = command.force;
-    Result<schemas::Unmount::Reply> reply = co_await tell(operation, ActorKind::mount, urgency, command);
+    Result<schemas::Unmount::Reply> reply = co_await tell(operation, ActorKind::mount, operation.urgency(), command);
     if (!reply) co_return reply.error();
     if (reply->busy) {
         co_return Error{

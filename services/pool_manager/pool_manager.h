@@ -166,6 +166,8 @@ private:
     // One thing going on. Lives until its task has ended.
     struct Operation {
         Operation(std::uint64_t operation_number, ReadyQueue& ready) : number(operation_number), ended(ready) {}
+        // Of its commands, unless they say otherwise.
+        Urgency urgency() const { return role == Role::behind ? Urgency::behind : Urgency::awaited; }
         std::uint64_t number;
         std::string type;
         std::string subject;

@@ -592,8 +592,8 @@ Task<bool> PoolManager::give_back_part(Operation& operation) {
     giving.part = std::min(std::max(giving.part, least_part), row->size_sectors - giving.up_to);
     schemas::DiscardThin command{pool_row_->spec.pool, row->thin_id, row->size_sectors,
                                  giving.up_to,         giving.part,  at_once};
-    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
-    Result<schemas::DiscardThin::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
+    Result<schemas::DiscardThin::Reply> reply =
+        co_await tell(operation, ActorKind::device, operation.urgency(), command);
     if (!reply) co_return reply.error();
     if (reply->verdict.error_number == 0) devices_.erase(row->thin_id);
     giving.up_to += giving.part;
@@ -669,9 +669,9 @@ Task<bool> PoolManager::delete_thin(Operation& operation, const std::string& sub
         }
         if (*owner != Ownership::ours) co_return true;
     }
-    const Urgency urgency = operation.role == Role::behind ? Urgency::behind : Urgency::awaited;
     schemas::DeleteThin command{pool_row_->spec.pool, row->thin_id};
-    Result<schemas::DeleteThin::Reply> reply = co_await tell(operation, ActorKind::device, urgency, command);
+    Result<schemas::DeleteThin::Reply> reply =
+        co_await tell(operation, ActorKind::device, operation.urgency(), command);
     if (!reply) co_return reply.error();
     const Outcome outcome = take_verdict(operation, reply->verdict);
     if (outcome == Outcome::done) co_return true;

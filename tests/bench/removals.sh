@@ -1,6 +1,6 @@
 #!/bin/bash
 # Many volumes removed with one command: COUNT of them (10,000) made by eight clients, and removed by `rm --filter`, with
-# how long both took, what the command showed meanwhile, and how long a request of somebody else waits. Runs in
+# how long that took, what the command showed meanwhile, and how long a request of somebody else waits. Runs in
 # deploy/sandbox.
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/../device/service.sh"
@@ -27,6 +27,9 @@ PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$folder/create.py" "$root/tests/devi
 took=$(($(date +%s%3N) - began))
 expect 'volumes' "$((count + 1))" "$(field 'd["volumes"]')"
 echo "$count created in $took ms: $((count * 1000 / took)) a second"
+began=$(date +%s%3N)
+expect 'listed' "$((count + 1))" "$(ask ls | wc -l)"
+echo "listed in $(($(date +%s%3N) - began)) ms"
 
 (
   slowest=0
@@ -39,16 +42,17 @@ echo "$count created in $took ms: $((count * 1000 / took)) a second"
     sleep 0.2
   done
 ) &
+asker=$!
 began=$(date +%s%3N)
 # On a terminal: it shows how many are gone.
 script --quiet --return --command "cowslip --timeout 600s rm --filter job=many" "$folder/shown" >/dev/null
 took=$(($(date +%s%3N) - began))
 touch "$folder/enough"
-wait
+wait "$asker"
 expect 'volumes' 1 "$(field 'd["volumes"]')"
 echo "$count removed by one command in $took ms: $((count * 1000 / took)) a second; $(tr '\r' '\n' <"$folder/shown" | grep -c 'removed .* of') times it showed how many"
 echo "somebody else's request took at most $(cat "$folder/slowest") ms, with the program's start"
-no_work_behind() { [[ $(ask operations --json) == '[]' ]]; }
+no_work_behind() { [[ -z $(ask operations) ]]; }
 wait_for 3000 no_work_behind || fail "there is work left: $(ask operations)"
 took=$(($(date +%s%3N) - began))
 echo "their space was back $took ms after the command began"

@@ -54,6 +54,22 @@ TEST_CASE("what is encoded is decoded", "[codec]") {
     CHECK(again->lists == sample.lists);
 }
 
+TEST_CASE("fields come in any order and among others; one that is missing keeps its default", "[codec]") {
+    const std::string unknown = encode(std::string("unknown")) + encode(std::map<std::string, int>{{"text", 1}});
+    const std::string flag = encode(std::string("flag")) + encode(true);
+    const std::string text = encode(std::string("text")) + encode(std::string("given"));
+    const auto [all, whole] = GENERATE_COPY(table<std::string, bool>({{flag + unknown + text, true},
+                                                                      {unknown + text + flag, true},
+                                                                      {text + flag + unknown, true},
+                                                                      {unknown, false}}));
+    const char head = static_cast<char>(whole ? 0x83 : 0x81);
+    const auto sample = decode_as<Sample>(std::string_view(head + all));
+    REQUIRE(sample);
+    CHECK(sample->text == (whole ? "given" : "usual"));
+    CHECK(sample->flag == whole);
+    CHECK(sample->number == 7);
+}
+
 TEST_CASE("nil is a message with nothing in it", "[codec]") {
     const auto sample = decode_as<Sample>(std::string_view("\xc0"));
     REQUIRE(sample);
