@@ -157,22 +157,25 @@ bool readable(int fd) {
     return wait_readable({}, {&fd, 1}, 0ms) == Woken::event;
 }
 
-// Tells when a door is made in the folder, which gets its name there when it is open (bus.cpp): so a manager that is
-// started again is met at once, and while it starts nobody takes its processor by looking for it.
+// Tells when a door is made: an open one takes the place of a dead manager's, whose file then loses its name (bus.cpp);
+// where there is none, something gets a name in its folder. So a manager that is started again is met at once, and
+// while it starts nobody takes its processor by looking for it.
 class DoorWatch {
 public:
-    explicit DoorWatch(const std::string& socket_path)
-        : folder_(std::filesystem::path(socket_path).parent_path()), fd_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {}
-    // From now on, whatever there was before; also where the folder is another one since. False: it cannot be watched.
+    explicit DoorWatch(std::string socket_path) : path_(std::move(socket_path)) {}
+    // From now on, whatever there was before. False: it cannot be watched.
     bool begin() {
-        std::array<char, 4096> seen{};
-        while (fd_ && ::read(fd_.get(), seen.data(), seen.size()) > 0) continue;
-        return fd_ && ::inotify_add_watch(fd_.get(), folder_.c_str(), IN_MOVED_TO | IN_ONLYDIR) >= 0;
+        fd_ = Fd(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+        if (!fd_) return false;
+        if (::inotify_add_watch(fd_.get(), path_.c_str(), IN_ATTRIB | IN_DELETE_SELF | IN_DONT_FOLLOW) >= 0)
+            return true;
+        const std::string folder = std::filesystem::path(path_).parent_path();
+        return ::inotify_add_watch(fd_.get(), folder.c_str(), IN_MOVED_TO | IN_ONLYDIR) >= 0;
     }
     int fd() const { return fd_.get(); }
 
 private:
-    std::string folder_;
+    std::string path_;
     Fd fd_;
 };
 

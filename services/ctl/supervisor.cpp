@@ -31,7 +31,7 @@ constexpr milliseconds kLongestBackoff{5000};
 // Who lives so long, or a manager that has answered for so long, has not died of its start.
 constexpr milliseconds kForgiven{2000};
 constexpr milliseconds kForgivenBehindDoor{500};
-constexpr milliseconds kStandbyDelay{1000};   // Behind the manager's door: until then its clients come first.
+constexpr milliseconds kStandbyDelay{250};    // Behind the manager's door: until then its clients come first.
 constexpr milliseconds kDoorInterval{20};     // Between looks at a door that is not open yet.
 constexpr milliseconds kStopPatience{12000};  // A service has 10 s to end what it has in hand.
 constexpr milliseconds kAnswerPatience{5000};

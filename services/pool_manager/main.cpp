@@ -2,6 +2,7 @@
 // single byte that a stranger sent.
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 
 #include "common/actor_session.h"
 #include "common/files.h"
+#include "common/memory_disk.h"
 #include "common/options.h"
 #include "common/signals.h"
 #include "common/size.h"
@@ -29,6 +31,9 @@ namespace {
 using namespace cowslip;
 
 constexpr const char* kProgram = "cowslip-pool-manager";
+// While it starts everybody waits for it, and all actors come at once: where processors are few it goes before them.
+// Not longer: an actor may have an origin suspended.
+constexpr int kNiceAtStart = -10;
 
 // Until a byte comes from stdin. False: it is closed, or we are to stop.
 bool is_called(int stop_fd) {
@@ -39,9 +44,36 @@ bool is_called(int stop_fd) {
     return both[1].revents == 0 && ::read(STDIN_FILENO, &byte, 1) == 1;
 }
 
+// A store is made in memory, opened, and asked: what program and libraries need for that is in place then, and the
+// start to come takes that much less. Not PoolManager::start(): it looks into the folder, which another one serves.
+void rehearse() {
+    MemoryDisk memory({});
+    for (int time = 0; time < 2; ++time) {
+        Result<Store> store = Store::open("store", memory.disk());
+        if (!store) return;
+        store->append_event("rehearsal", "", {});
+        PoolManager manager(*store, {});
+        schemas::RequestOf<schemas::VolumeShow> show;
+        show.request_id = "rehearsal";
+        show.type = schemas::VolumeShow::kType;
+        manager.turn({FromClient{"", encode(show)}}, time_now());
+    }
+}
+
+// Of all threads that there are. To go before others only root may; to let them go first, everybody.
+void set_nice(int nice) {
+    std::error_code none;
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task", none)) {
+        ::setpriority(PRIO_PROCESS, static_cast<id_t>(std::stoul(thread.path().filename())), nice);
+    }
+}
+
 Result<void> run(const ServiceOptions& options, bool stands_by, int stop_fd) {
     const StateFolder folder = TRY(resolve_state_folder(options.state, options.run));
     const Account account = TRY(service_account());
+    if (stands_by) rehearse();
+    const int usual_nice = ::getpriority(PRIO_PROCESS, 0);
+    set_nice(kNiceAtStart);
     const StateFolder here = TRY(enter_state_folder(folder, account));
     BusContext context;
     if (stands_by && !is_called(stop_fd)) return {};
@@ -67,6 +99,7 @@ Result<void> run(const ServiceOptions& options, bool stands_by, int stop_fd) {
     manager_options.process_counters = [] {
         return std::map<std::string, std::uint64_t>{{"store_syncs", count_syncs()}};
     };
+    manager_options.start_ended = [usual_nice] { set_nice(usual_nice); };
     TRY(finish_restore("."));
     Store store = TRY(Store::open("store.db"));
     const bool made_before = ::access(kStoreMade, F_OK) == 0;

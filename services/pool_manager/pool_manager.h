@@ -106,6 +106,7 @@ struct ManagerOptions {
     // In the file system below the pool's files; nothing where that is not known.
     std::function<std::optional<std::uint64_t>()> free_below_pool = [] { return std::optional<std::uint64_t>(); };
     std::function<std::map<std::string, std::uint64_t>()> process_counters;  // Added to status' counters.
+    std::function<void()> start_ended = [] {};                               // Called once.
     bool store_lost = false;                                                 // There was a store, and this one is new.
 };
 

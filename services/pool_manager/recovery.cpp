@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::int64_t kAskAgainMs = 1000;
 constexpr std::int64_t kAdoptedPatienceMs = 30000;
+constexpr std::uint64_t kManyVolumes = 1000;
 
 }  // namespace
 
@@ -97,7 +98,9 @@ Task<std::string> PoolManager::recover(Operation& operation) {
     if (seen.live_read) put_away_strays(seen);
     event("service.started", "", {{"pid", std::to_string(options_.pid)}});
     end_start();
-    ::malloc_trim(0);  // Where there are many volumes, the views of them were the most that is ever held.
+    options_.start_ended();
+    // The views of them were the most that is ever held.
+    if (store_.count_ready_volumes() >= kManyVolumes) ::malloc_trim(0);
     co_return "";
 }
 

@@ -63,7 +63,11 @@ Result<Server> Server::open(BusContext& context, const StateFolder& folder, Pool
 
 std::vector<Input> Server::gather() {
     std::vector<Input> inbox;
-    // Actors first: what they answer lets go of what clients wait for.
+    // While the start lasts, clients who only ask have a turn before the actors, all of which come at once.
+    clients_alone_ = !manager_.ready() && !clients_alone_;
+    if (clients_alone_) take_clients(inbox);
+    if (!inbox.empty()) return inbox;
+    // Else actors first: what they answer lets go of what clients wait for.
     while (inbox.size() < kMostPerTurn) {
         auto frame = actors_.receive();
         if (!frame) break;
@@ -73,14 +77,18 @@ std::vector<Input> Server::gather() {
         }
         inbox.emplace_back(FromActor{std::move(frame->peer), std::move(frame->payload)});
     }
-    while (inbox.size() < 2 * kMostPerTurn) {
+    take_clients(inbox);
+    clients_.peer_disconnected();
+    events_.drain();
+    return inbox;
+}
+
+void Server::take_clients(std::vector<Input>& inbox) {
+    for (std::size_t taken = 0; taken < kMostPerTurn; ++taken) {
         auto frame = clients_.receive();
         if (!frame) break;
         inbox.emplace_back(FromClient{std::move(frame->peer), std::move(frame->payload)});
     }
-    clients_.peer_disconnected();
-    events_.drain();
-    return inbox;
 }
 
 // A lost connection says that it is worth a look; only a free lock says that nobody is left. The kernel closes the

@@ -28,6 +28,7 @@ private:
           clients_(std::move(clients)) {}
 
     std::vector<Input> gather();
+    void take_clients(std::vector<Input>& inbox);
     void look_for_dead_actors(std::vector<Input>& inbox);
     void send(const Outbox& outbox);
     void heartbeat();
@@ -41,6 +42,7 @@ private:
     std::vector<Actors::Outgoing> not_taken_;  // Since the last look.
     std::int64_t next_heartbeat_ms_ = 0;
     std::int64_t next_look_ms_ = 0;
+    bool clients_alone_ = false;  // Had the last turn for themselves.
     std::int64_t look_closely_until_ms_ = 0;
 };
 

@@ -146,6 +146,15 @@ class Services:
                 return None
             return Process(struct.unpack("iII", door.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
+    def has_standby(self):
+        """Whether another manager stands by, its program begun."""
+        def is_one(pid):
+            try:
+                return "--standby" in read(f"/proc/{pid}/cmdline") and len(os.listdir(f"/proc/{pid}/task")) > 1
+            except OSError:
+                return False  # It has just ended.
+        return any(is_one(child.pid) for child in Process(self.up.pid).children())
+
     def doing(self, process):
         return next((actor["doing"] for actor in self.ask("system.status")["actors"] if actor["pid"] == process.pid), "")
 

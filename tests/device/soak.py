@@ -54,12 +54,6 @@ def files_of_state():
                   for folder, _, names in os.walk(STATE) for name in names if not folder.startswith(STATE + "/store"))
 
 
-def stands_by(services):
-    """Whether another manager does, its program begun."""
-    return any("--standby" in read(f"/proc/{child.pid}/cmdline") and len(os.listdir(f"/proc/{child.pid}/task")) > 1
-               for child in Process(services.up.pid).children())
-
-
 def count_descriptors(pid):
     """An actor opens the control device once more when it first waits for the pool's events: two of it are as one."""
     folder = f"/proc/{pid}/fd"
@@ -69,7 +63,7 @@ def count_descriptors(pid):
 
 def look(services):
     services.settle(devices=0)
-    wait_for("no manager stands by", 30, lambda: stands_by(services))
+    wait_for("no manager stands by", 30, services.has_standby)
     time.sleep(1)
     processes = {child.pid: read(f"/proc/{child.pid}/comm").strip() for child in Process(services.up.pid).children()}
     processes[services.up.pid] = "cowslip"

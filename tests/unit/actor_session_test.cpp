@@ -329,6 +329,24 @@ TEST_CASE("an actor waits for a manager that is not there yet", "[actor]") {
     CHECK(actor.stop());
 }
 
+TEST_CASE("an actor meets at once the manager whose door takes a dead one's place", "[actor]") {
+    const TemporaryFolder folder;
+    std::optional<FakeManager> manager(std::in_place, folder);
+    const RunningActor actor(folder, echo());
+    manager->hello();
+    auto least = 10000ms;
+    for (int round = 0; round < 5; ++round) {  // The machine may be slow now and then.
+        manager.reset();
+        std::this_thread::sleep_for(200ms);  // It has looked meanwhile, and looks again by itself after a second.
+        REQUIRE(std::filesystem::exists(folder / "actors.sock"));
+        const auto begun = std::chrono::steady_clock::now();
+        manager.emplace(folder);
+        manager->hello();
+        least = std::min(least, std::chrono::ceil<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begun));
+    }
+    CHECK(least < 500ms);
+}
+
 TEST_CASE("an actor without a manager stops when it is told to", "[actor]") {
     const TemporaryFolder folder;
     RunningActor actor(folder, echo());
