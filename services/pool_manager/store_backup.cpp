@@ -201,13 +201,16 @@ schemas::StoreCopy PoolManager::describe_backup(const StoreFile& file) {
     return copy;
 }
 
-// Gives the stems of those that stay.
+// Gives the stems of those that stay and have a dump.
 std::vector<std::string> PoolManager::drop_old_backups() {
     std::vector<std::string> kept;
     const std::vector<StoreFile> found = backup_files();
     for (std::size_t i = 0; i < found.size(); ++i) {
-        if (i + kKept < found.size()) store_.files().remove(path_of(found[i].name));
-        if (i + kKept >= found.size()) kept.push_back(backup_stem(*parse_backup_file(found[i].name)));
+        if (i + kKept < found.size()) {
+            store_.files().remove(path_of(found[i].name));
+        } else if (const auto name = parse_backup_file(found[i].name); name->dump) {
+            kept.push_back(backup_stem(*name));
+        }
     }
     return kept;
 }

@@ -135,6 +135,7 @@ TEST_CASE("the newest three backups are kept, and listed", "[simulation][backup]
 }
 
 TEST_CASE("a death or a power cut at any turn of a backup leaves a whole one or none", "[simulation][backup]") {
+    // Bug: a dump that was whole when the manager died stayed, though its backup does not say that it has one.
     const bool power_cut = GENERATE(false, true);
     const auto stride = static_cast<std::int64_t>(number_from_environment("COWSLIP_STRIDE", 1));
     for (std::int64_t more = 0;; more += stride) {
@@ -154,6 +155,11 @@ TEST_CASE("a death or a power cut at any turn of a backup leaves a whole one or 
             const Names files = files_of_backups(world);
             CHECK_FALSE(files.empty());
             for (const std::string& file : files) CHECK(volumes_in(world, file) == Names{"base"});
+            REQUIRE(world.call(schemas::StoreBackup{}));
+            std::size_t with_dump = 0;
+            const auto list = world.call(schemas::StoreList{});
+            for (const auto& copy : list->backups) with_dump += copy.dump ? 1U : 0U;
+            CHECK(world.kernel.dumps.size() == with_dump);
             check_quiet(world);
         });
         if (!died) break;
