@@ -21,7 +21,7 @@ def write(path, pieces):
 def look(path):
     with open(path, "rb") as device:
         while data := device.read(1 << 20):
-            other = data.strip(b"\0\1")
+            other = data.translate(None, b"\0\1")
             if other:
                 sys.exit(f"before {device.tell()}: {other[:64]}")
 

@@ -72,7 +72,7 @@ read_back() {
 }
 
 # Debian's Python, which starts sooner than a wrapper in PATH.
-json() { /usr/bin/python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
+json() { /usr/bin/python3 -I -S -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 field() { ask pool status --json | json "$1"; }
 last_event() { ask events --json | grep -o '"seq":[0-9]*' | tail -n 1 | cut -d : -f 2; }
 
