@@ -2,9 +2,9 @@
 """deploy/bench native: what the manager, its bus and its store cost without a kernel, whose part actors play that answer at
 once (cowslip-bench actors). Natively, on the file system of FOLDER.
 
-    tests/bench/native.py FOLDER VOLUMES FIGURES
+    tests/bench/native.py FOLDER VOLUMES OPERATIONS FIGURES
 
-FIGURES is a JSON file to write, or ''. Each ratio is to a reference that runs in turns with ours.
+OPERATIONS are those of the soak, FIGURES is a JSON file to write, or ''. Each ratio is to a reference that runs in turns with ours.
 """
 import contextlib
 import json
@@ -21,9 +21,11 @@ from figures import memory_mib, print_figures
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "../.."))
 BIN = os.path.join(ROOT, "build/release/bin")
-FOLDER, VOLUMES, FIGURES = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+FOLDER, VOLUMES, OPERATIONS, FIGURES = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 ROUNDS = 5
 SUBSCRIBER_PAIRS = 20
+SOAK_CLIENTS = 16
+OPERATIONS_OF_CYCLE = 4
 SCALE_STEPS = (0.01, 0.03, 0.1, 0.3, 1)  # Of all volumes.
 BEGUN = time.monotonic()
 SIZE = 512 << 20
@@ -192,6 +194,25 @@ def measure_subscribers(service, figures):
         f"{figures['subscribers.memory_more_mib']:.1f} MiB more")
 
 
+def measure_soak(service, figures):
+    """Cycles of 16 clients until there have been so many operations: what the manager has more afterwards. What grows at
+    first only (heap, the store's pages) is there after a tenth of them."""
+    def look():
+        time.sleep(5)  # Until nothing is kept active and nothing is left behind a reply.
+        folder = f"/proc/{service.manager.pid}"
+        return {"memory_more_mib": service.memory_mib(), "descriptors_more": len(os.listdir(f"{folder}/fd")),
+                "threads_more": len(os.listdir(f"{folder}/task")), "volumes_more": len(service.cowslip("ls").splitlines())}
+
+    cycles = OPERATIONS // OPERATIONS_OF_CYCLE // SOAK_CLIENTS
+    service.cycle(SOAK_CLIENTS, cycles // 10)
+    before = look()
+    rate = service.cycle(SOAK_CLIENTS, cycles)["rate"]
+    figures["soak.operations"] = cycles * SOAK_CLIENTS * OPERATIONS_OF_CYCLE
+    for key, value in look().items():
+        figures[f"soak.{key}"] = value - before[key]
+    say(f"{figures['soak.operations']} operations, {rate:.0f} cycles/s: {figures['soak.memory_more_mib']:+.1f} MiB")
+
+
 def measure_scale(service, figures):
     """The same requests with few volumes and with ever more."""
     def look():
@@ -238,6 +259,10 @@ GOALS = {
     "native.cycle.k16.store_syncs": ("<=", 2),
     "native.cycle.k64.store_syncs": ("<=", 1),
     "subscribers.cycle_ratio": ("<=", 1.05),
+    "soak.memory_more_mib": ("<=", 4),
+    "soak.descriptors_more": ("<=", 0),
+    "soak.threads_more": ("<=", 0),
+    "soak.volumes_more": ("<=", 0),
     "scale.create_p50_ratio": ("<=", 1.1),
     "scale.get_p50_ratio": ("<=", 1.1),
     "scale.memory_mib": ("<=", 64),
@@ -258,6 +283,7 @@ def main():
             measure_syncs(service, figures)
             measure_subscribers(service, figures)
             measure_scale(service, figures)
+            measure_soak(service, figures)
         finally:
             service.end()
     print_figures(figures, GOALS)

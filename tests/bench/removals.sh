@@ -1,11 +1,12 @@
 #!/bin/bash
 # Many volumes removed with one command: COUNT of them (10,000) made by eight clients, and removed by `rm --filter`, with
-# how long that took, what the command showed meanwhile, and how long a request of somebody else waits. Runs in
+# how long that took, what the command showed meanwhile, and how long a request of somebody else waits. The manager is
+# killed once there are UNFINISHED operations (1,000): when another one answers, and when its start is over. Runs in
 # deploy/sandbox.
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/../device/service.sh"
 
-count=${COUNT:-10000}
+count=${COUNT:-10000} unfinished=${UNFINISHED:-1000}
 start_services --device-actors 4 --mount-actors 1
 ask pool create --loop 8G --metadata-size 512M
 ask create base --size 64M --fs none
@@ -43,14 +44,31 @@ echo "listed in $(($(date +%s%3N) - began)) ms"
   done
 ) &
 asker=$!
+(
+  operations=0
+  until ((operations >= unfinished)); do
+    sleep 0.2
+    read -r pid operations < <(ask status --json | json 'f"""{d["pid"]} {d["operations"]}"""')
+  done
+  killed=$(date +%s%3N)
+  kill -KILL "$pid"
+  ask exists base
+  answered=$(($(date +%s%3N) - killed))
+  ask leases >/dev/null
+  echo "killed with $operations operations unfinished, another manager answered after $answered ms; its start was over" \
+    "after $(($(date +%s%3N) - killed)) ms" >"$folder/killed"
+) &
+killer=$!
 began=$(date +%s%3N)
 # On a terminal: it shows how many are gone.
 script --quiet --return --command "cowslip --timeout 600s rm --filter job=many" "$folder/shown" >/dev/null
 took=$(($(date +%s%3N) - began))
 touch "$folder/enough"
 wait "$asker"
+wait "$killer"
 expect 'volumes' 1 "$(field 'd["volumes"]')"
 echo "$count removed by one command in $took ms: $((count * 1000 / took)) a second; $(tr '\r' '\n' <"$folder/shown" | grep -c 'removed .* of') times it showed how many"
+cat "$folder/killed"
 echo "somebody else's request took at most $(cat "$folder/slowest") ms, with the program's start"
 no_work_behind() { [[ -z $(ask operations) ]]; }
 wait_for 3000 no_work_behind || fail "there is work left: $(ask operations)"
