@@ -23,11 +23,10 @@ public:
     Auditor(Client client, const History& history) : client_(std::move(client)), history_(history) {}
 
     Result<std::string> look() {
+        if (std::string text = ask_for_pool_again(); !text.empty()) return text;
         const auto pool = TRY(client_.call(schemas::PoolStatus{}, kTimeout));
-        if (pool.state != "ready") {
-            if (pool.state == "none" && !history_.pool()) return std::string();
-            return fmt::format("the pool is '{}'", pool.state);
-        }
+        if (pool.state == "none" && !asked_for_pool_) return std::string();
+        if (pool.state != "ready") return fmt::format("the pool is '{}'", pool.state);
         if (pool.mode != "rw" || pool.needs_check) return "the pool is " + pool.mode;
         names_ = TRY(list());
         if (std::string text = history_.complain_about(names_); !text.empty()) return text;
@@ -38,6 +37,18 @@ public:
     }
 
 private:
+    // Whoever was not answered asks again: a service that has just come back may still be making it.
+    std::string ask_for_pool_again() {
+        asked_for_pool_ = history_.pool();
+        for (const auto& [number, request] : history_.unanswered()) {
+            if (request.verb != "pool") continue;
+            const auto made = client_.call(pool_request(), kTimeout, request_id_of(number));
+            if (!made) return "pool create again: " + made.error().message;
+            asked_for_pool_ = true;
+        }
+        return {};
+    }
+
     Result<std::set<std::string>> list() {
         const auto reply = TRY(client_.call(schemas::VolumeList{}, kTimeout));
         std::set<std::string> names;
@@ -125,6 +136,7 @@ private:
     Client client_;
     const History& history_;
     std::set<std::string> names_;
+    bool asked_for_pool_ = false;
 };
 
 }  // namespace
