@@ -1,5 +1,6 @@
 #include "tests/fakes/fake_disk.h"
 
+#include <malloc.h>
 #include <sqlite3.h>
 
 #include <algorithm>
@@ -34,20 +35,14 @@ std::string_view folder_of(std::string_view file) {
     return slash == std::string_view::npos ? "" : file.substr(0, slash);
 }
 
-// A page of `text`, with zeros for what is beyond its end.
-std::string page_of(const std::string& text, std::size_t number) {
-    const std::size_t begin = std::min(number * kPage, text.size());
-    std::string page = text.substr(begin, kPage);
-    page.resize(kPage, '\0');
-    return page;
-}
-
-// The size stays.
-void put_page(std::string& text, std::size_t number, const std::string& page) {
+// With zeros for what is beyond the end of `from`; the size of `to` stays.
+void copy_page(const std::string& from, std::size_t number, std::string* to) {
     const std::size_t begin = number * kPage;
-    if (begin >= text.size()) return;
-    const std::size_t size = std::min(kPage, text.size() - begin);
-    text.replace(begin, size, page, 0, size);
+    if (begin >= to->size()) return;
+    const std::size_t size = std::min(kPage, to->size() - begin);
+    const std::size_t there = std::min(size, from.size() - std::min(begin, from.size()));
+    if (there > 0) std::memcpy(to->data() + begin, from.data() + begin, there);
+    std::memset(to->data() + begin + there, 0, size - there);
 }
 
 }  // namespace
@@ -152,7 +147,7 @@ struct FakeDiskCalls {
         }
         content.disk.resize(content.cache.size(), '\0');
         for (const std::size_t page : content.dirty) {
-            put_page(content.disk, page, page_of(content.cache, page));
+            copy_page(content.cache, page, &content.disk);
             content.lost.erase(page);
         }
         content.dirty.clear();
@@ -268,6 +263,12 @@ private:
 
 FakeDisk::FakeDisk() : state_(std::make_unique<State>()), files_(std::make_unique<Files>(*this)) {
     static int number = 0;
+    if (number == 0) {
+        // The memory of one disk's files is for the next one's: to get it from the kernel each time is a sixth of a
+        // seed.
+        ::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+        ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    }
     state_->name = fmt::format("fake-disk-{}", ++number);
     sqlite3_vfs& vfs = state_->vfs;
     vfs = *sqlite3_vfs_find("unix");  // Its randomness and its clock.
@@ -328,7 +329,7 @@ void FakeDisk::drop_clean_pages(const std::string& file) {
     if (found == state_->files.end()) return;
     Content& content = *found->second;
     for (const std::size_t page : std::exchange(content.lost, {})) {
-        if (!content.dirty.contains(page)) put_page(content.cache, page, page_of(content.disk, page));
+        if (!content.dirty.contains(page)) copy_page(content.disk, page, &content.cache);
     }
 }
 
