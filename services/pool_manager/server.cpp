@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <iterator>
 #include <thread>
 
 #include <spdlog/spdlog.h>
@@ -18,6 +19,8 @@ namespace {
 
 constexpr std::size_t kMostPerTurn = 256;
 constexpr std::int64_t kHeartbeatMs = 1000;
+constexpr std::int64_t kPublishMs = 50;
+constexpr std::size_t kMostHeld = kQueueMessages / 4;  // A subscriber who reads must have room for them.
 constexpr std::int64_t kLookMs = 1000;
 constexpr std::int64_t kCloseLookMs = 20;
 constexpr std::int64_t kCloseLooksMs = 2000;  // So long after a connection was lost.
@@ -52,12 +55,12 @@ Result<Server> Server::open(BusContext& context, const StateFolder& folder, Pool
     // is served meanwhile.
     auto clients = TRY(ServerSocket::bind(context, folder.clients_socket(), 0660));
     auto events = TRY(PublisherSocket::bind(context, folder.events_socket(), 0660));
-    const Outbox first = manager.turn({}, time_now());
+    Outbox first = manager.turn({}, time_now());
     // Only root may be an actor, and it is let in by being root; so nobody else needs the door.
     auto actors = TRY(ServerSocket::bind(context, folder.actors_socket(), 0600));
     spdlog::info("ready socket={}", folder.clients_socket());
     Server server(folder, manager, std::move(actors), std::move(events), std::move(clients));
-    server.send(first);
+    server.send(std::move(first));
     return server;
 }
 
@@ -107,7 +110,7 @@ void Server::look_for_dead_actors(std::vector<Input>& inbox) {
     }
 }
 
-void Server::send(const Outbox& outbox) {
+void Server::send(Outbox outbox) {
     for (const auto& command : outbox.commands) {
         if (actors_.send(command.incarnation, command.frame) == Sent::done) continue;
         spdlog::warn("command not taken by actor={}", command.incarnation);
@@ -117,8 +120,18 @@ void Server::send(const Outbox& outbox) {
     for (const auto& [peer, payload] : outbox.replies) {
         if (clients_.send(peer, payload) == Sent::full) spdlog::warn("a client does not read its answers: one dropped");
     }
-    for (const auto& [topic, payload] : outbox.events) events_.publish(topic, payload);
-    if (!outbox.events.empty()) next_heartbeat_ms_ = time_now().monotonic_ms + kHeartbeatMs;
+    std::move(outbox.events.begin(), outbox.events.end(), std::back_inserter(held_));
+}
+
+// An event after a while without one goes at once; those that follow it soon go together, for each message costs a
+// system call and a wakeup for each subscriber.
+void Server::publish() {
+    const std::int64_t now_ms = time_now().monotonic_ms;
+    if (held_.empty() || (now_ms < next_publish_ms_ && held_.size() < kMostHeld)) return;
+    for (const auto& [topic, payload] : held_) events_.publish(topic, payload);
+    held_.clear();
+    next_publish_ms_ = now_ms + kPublishMs;
+    next_heartbeat_ms_ = now_ms + kHeartbeatMs;
 }
 
 // With the last seq: a subscriber that has missed the last event of a burst learns of it all the same.
@@ -132,6 +145,7 @@ void Server::heartbeat() {
 
 std::chrono::milliseconds Server::patience(std::int64_t now_ms) const {
     std::int64_t due = std::min(next_heartbeat_ms_, next_look_ms_);
+    if (!held_.empty()) due = std::min(due, next_publish_ms_);
     if (const auto timer = manager_.next_timer()) due = std::min(due, *timer);
     return std::chrono::milliseconds(std::clamp<std::int64_t>(due - now_ms, 0, 1000));
 }
@@ -150,6 +164,7 @@ Result<void> Server::serve(int stop_fd) {
         const Time now = time_now();
         const bool due = manager_.next_timer().value_or(now.monotonic_ms + 1) <= now.monotonic_ms;
         if (!inbox.empty() || due) send(manager_.turn(inbox, now));
+        publish();
         heartbeat();
         if (!stop_at && readable(stop_fd)) {
             stop_at = now.monotonic_ms + kStopMs;
@@ -161,6 +176,8 @@ Result<void> Server::serve(int stop_fd) {
                              now_ms < *stop_at - kStopMs + kLastBackupMs;
         if (stop_at && ((manager_.drained() && !patient) || now_ms >= *stop_at)) {
             send(manager_.answer_all_waiting());
+            next_publish_ms_ = 0;
+            publish();
             clients_.linger(std::chrono::milliseconds(500));
             return {};
         }

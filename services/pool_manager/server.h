@@ -30,7 +30,8 @@ private:
     std::vector<Input> gather();
     void take_clients(std::vector<Input>& inbox);
     void look_for_dead_actors(std::vector<Input>& inbox);
-    void send(const Outbox& outbox);
+    void send(Outbox outbox);
+    void publish();
     void heartbeat();
     std::chrono::milliseconds patience(std::int64_t now_ms) const;
 
@@ -40,6 +41,8 @@ private:
     PublisherSocket events_;
     ServerSocket clients_;
     std::vector<Actors::Outgoing> not_taken_;  // Since the last look.
+    std::vector<Outbox::Published> held_;      // Events that are published together with the next ones.
+    std::int64_t next_publish_ms_ = 0;
     std::int64_t next_heartbeat_ms_ = 0;
     std::int64_t next_look_ms_ = 0;
     bool clients_alone_ = false;  // Had the last turn for themselves.

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <set>
 #include <string>
@@ -166,6 +167,7 @@ public:
     Service() { std::filesystem::create_directory(folder_.actors()); }
     const FakeKernel& kernel() const { return kernel_; }
     std::string door() const { return folder_.clients_socket(); }
+    std::string events() const { return folder_.events_socket(); }
 
 private:
     void manage(int stop_fd) {
@@ -299,6 +301,20 @@ void carry_out_job() {
     for (const auto& finding : compared.findings) FAIL_CHECK(finding.kind << " " << finding.subject);
 }
 
+// The next event that is published; a heartbeat comes each second.
+schemas::EventOf<std::map<std::string, std::string>> next_event(SubscriberSocket& subscriber) {
+    for (int waits = 0; waits < 100; ++waits) {
+        if (const auto message = subscriber.receive()) {
+            return decode_as<schemas::EventOf<std::map<std::string, std::string>>>(std::string_view(message->payload))
+                .value();
+        }
+        const std::array<const BusSocket*, 1> sockets = {&subscriber};
+        wait_readable(sockets, {}, 100ms);
+    }
+    FAIL("nothing is published");
+    throw std::logic_error("not reached");
+}
+
 // Fails the calls of `who` from that one on; they go well again soon.
 void carry_out_job_with(Part who, std::int64_t fail_at, bool lasting) {
     CAPTURE(static_cast<int>(who), fail_at, lasting);
@@ -328,6 +344,38 @@ TEST_CASE("calls of the bus fail, and every request is done once all the same", 
     const auto points = static_cast<std::int64_t>(number_from_environment("COWSLIP_BUS_POINTS", 20));
     for (std::int64_t i = 0; i < std::min(points, calls); ++i) {
         carry_out_job_with(who, i * calls / std::min(points, calls), lasting);
+    }
+}
+
+TEST_CASE("events that follow each other closely are published all, in their order, before a heartbeat tells of them",
+          "[server]") {
+    Service service;
+    Asking client(service.door());
+    schemas::PoolCreate pool;
+    pool.loop_bytes = 256 * kMiB;
+    client.done(pool);
+    BusContext context;
+    auto subscriber = SubscriberSocket::connect(context, service.events(), {""}).value();
+    auto heartbeat = next_event(subscriber);
+    while (heartbeat.type != "heartbeat") heartbeat = next_event(subscriber);
+
+    schemas::VolumeCreate create;
+    create.fs = "none";
+    create.size_bytes = kMiB;
+    const auto end = std::chrono::steady_clock::now() + 2500ms;  // Time for two heartbeats.
+    std::uint64_t last = heartbeat.seq;
+    for (int i = 0; std::chrono::steady_clock::now() < end; ++i) {
+        const std::uint64_t before = last;
+        for (const char* name : {"a", "b", "c"}) {
+            create.id = name + std::to_string(i);
+            client.done(create);
+        }
+        while (last < before + 3) {
+            const auto event = next_event(subscriber);
+            CAPTURE(event.type, event.subject);
+            if (event.type != "heartbeat") ++last;
+            REQUIRE(event.seq == last);
+        }
     }
 }
 
