@@ -74,68 +74,75 @@ void write_part(char* to, std::uint64_t begin, std::uint64_t size, const Piece& 
     }
 }
 
+// Zeros, or a file. Not for the programs that are started at each point: they begin sooner without.
+class Memory {
+public:
+    explicit Memory(std::size_t size) : size_(size) { map(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1); }
+    Memory(std::size_t size, const std::string& path) : size_(size) {
+        const Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+        if (!file || ::ftruncate(file.get(), static_cast<off_t>(size)) != 0) throw std::runtime_error("make " + path);
+        map(MAP_SHARED, file.get());
+    }
+    ~Memory() { ::munmap(begin_, size_); }
+    Memory(const Memory&) = delete;
+
+    char* data() const { return static_cast<char*>(begin_); }
+
+private:
+    void map(int flags, int fd) {
+        begin_ = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, flags, fd, 0);
+        if (begin_ == MAP_FAILED) throw std::runtime_error("no memory for the disk");
+        ::madvise(begin_, size_, MADV_DONTFORK);
+    }
+
+    std::size_t size_;
+    void* begin_ = nullptr;
+};
+
 }  // namespace
 
 // The pool's data, of which only the internal thins are looked at: so it is not laid out for each point.
 class NativeChecker::Data {
 public:
-    Data() {
-        void* mapped =
-            ::mmap(nullptr, Layout::kData, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (mapped == MAP_FAILED) throw std::runtime_error("no memory for the pool's data");
-        whole_ = static_cast<char*>(mapped);
-    }
-    ~Data() { ::munmap(whole_, Layout::kData); }
-    Data(const Data&) = delete;
-
-    void write_for_good(const Piece& piece) { write_part(whole_, kBegin, Layout::kData, piece); }
+    void write_for_good(const Piece& piece) { write_part(whole_.data(), kBegin, Layout::kData, piece); }
     std::string read(std::uint64_t offset, std::uint64_t length, const std::vector<Piece>& undecided) const {
         if (offset + length > Layout::kData) throw std::runtime_error("a mapping beyond the pool's data");
-        std::string bytes(whole_ + offset, length);
+        std::string bytes(whole_.data() + offset, length);
         for (const Piece& piece : undecided) write_part(bytes.data(), kBegin + offset, length, piece);
         return bytes;
     }
 
 private:
     static constexpr std::uint64_t kBegin = Layout::kState + Layout::kMetadata;
-    char* whole_;
+    Memory whole_{Layout::kData};
 };
 
 // Part of the disk in a file that programs can read and change; it goes back to what was written by us.
 class NativeChecker::Image {
 public:
     Image(std::string path, std::uint64_t begin, std::uint64_t size)
-        : path_(std::move(path)), begin_(begin), whole_(size, '\0') {
-        const Fd file(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-        if (!file || ::ftruncate(file.get(), static_cast<off_t>(size)) != 0) throw std::runtime_error("make " + path_);
-        void* mapped = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
-        if (mapped == MAP_FAILED) throw std::runtime_error("map " + path_);
-        file_ = static_cast<char*>(mapped);
-    }
-    ~Image() { ::munmap(file_, whole_.size()); }
-    Image(const Image&) = delete;
+        : path_(std::move(path)), begin_(begin), size_(size), whole_(size), file_(size, path_) {}
 
     const std::string& path() const { return path_; }
-    std::string_view file() const { return {file_, whole_.size()}; }
+    std::string_view file() const { return {file_.data(), size_}; }
     bool touched_by(const Piece& piece) const {
-        return piece.begin < begin_ + whole_.size() && piece.begin + piece.length > begin_;
+        return piece.begin < begin_ + size_ && piece.begin + piece.length > begin_;
     }
-    void write_for_good(const Piece& piece) { write(whole_.data(), piece); }
-    void write_for_now(const Piece& piece) { write(file_, piece); }
+    void write_for_good(const Piece& piece) { write_part(whole_.data(), begin_, size_, piece); }
+    void write_for_now(const Piece& piece) { write_part(file_.data(), begin_, size_, piece); }
     void restore() {
-        for (std::size_t at = 0; at < whole_.size(); at += kBlock) {
-            if (std::memcmp(file_ + at, whole_.data() + at, kBlock) != 0)
-                std::memcpy(file_ + at, whole_.data() + at, kBlock);
+        for (std::size_t at = 0; at < size_; at += kBlock) {
+            if (std::memcmp(file_.data() + at, whole_.data() + at, kBlock) != 0)
+                std::memcpy(file_.data() + at, whole_.data() + at, kBlock);
         }
     }
 
 private:
-    void write(char* to, const Piece& piece) const { write_part(to, begin_, whole_.size(), piece); }
-
     std::string path_;
     std::uint64_t begin_;
-    std::string whole_;
-    char* file_;
+    std::uint64_t size_;
+    Memory whole_;
+    Memory file_;
 };
 
 NativeChecker::NativeChecker(const Recording& recording, NativeOptions options)
@@ -212,8 +219,8 @@ std::string NativeChecker::take_out_store(const Point& point) {
     // As it is before anybody opens it.
     store_.clear();
     for (const char* name : {"store.db", "store.db-wal"}) {
-        std::ifstream file(out + "/" + name, std::ios::binary);
-        if (file) store_[name] = {std::istreambuf_iterator<char>(file), {}};
+        auto bytes = read_file(out + "/" + name, Layout::kState);
+        if (bytes) store_[name] = std::move(*bytes);
     }
     return {};
 }
@@ -332,7 +339,7 @@ std::string NativeChecker::recover_once(const FakeKernel& kernel, const History&
     options.power_cut_at_that = true;
     options.kernel = kernel;
     options.store = store_;
-    simulation::World world(options);
+    simulation::World world(std::move(options));
     const auto settle = [&]() -> std::string {
         world.run_until([&] { return world.ready(); });
         std::string text;

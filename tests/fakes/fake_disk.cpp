@@ -26,8 +26,11 @@ struct Content {
 
 using Names = std::map<std::string, std::shared_ptr<Content>>;
 
-std::shared_ptr<Content> content_of(const std::string& bytes) {
-    return std::make_shared<Content>(Content{bytes, bytes, {}, {}});
+std::shared_ptr<Content> content_of(std::string bytes) {
+    auto content = std::make_shared<Content>();
+    content->cache = bytes;
+    content->disk = std::move(bytes);
+    return content;
 }
 
 std::string_view folder_of(std::string_view file) {
@@ -339,9 +342,9 @@ FakeDisk::Image FakeDisk::image() const {
     return image;
 }
 
-void FakeDisk::put(const Image& image) {
+void FakeDisk::put(Image image) {
     state_->files.clear();
-    for (const auto& [name, bytes] : image) state_->files[name] = content_of(bytes);
+    for (auto& [name, bytes] : image) state_->files[name] = content_of(std::move(bytes));
     state_->files_on_disk = state_->files;
 }
 

@@ -52,7 +52,7 @@ public:
     // All files as they are read, by name; to be put back when nobody has them open.
     using Image = std::map<std::string, std::string>;
     Image image() const;
-    void put(const Image& image);
+    void put(Image image);
 
     // As the disk has it: for those who damage it.
     std::string& on_disk(const std::string& file);

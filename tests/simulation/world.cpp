@@ -17,9 +17,10 @@ constexpr std::size_t kHistory = 4000;
 
 }  // namespace
 
-World::World(Options options) : kernel(options.kernel), options_(options), random_(options.seed) {
+World::World(Options options)
+    : kernel(std::move(options.kernel)), options_(std::move(options)), random_(options_.seed) {
     spdlog::set_level(spdlog::level::off);  // The history says more.
-    if (!options.store.empty()) disk.put(options.store);
+    if (!options_.store.empty()) disk.put(std::exchange(options_.store, {}));
     disk.folders_not_synced = mutant("folder_not_synced");
     kernel.before_effect = [this](const std::string& effect) {
         note("effect " + effect);
