@@ -38,7 +38,8 @@ const std::vector<Known>& mkfs_options() {
 }
 
 // By the kernel's names. Not here: what weakens a sync (nobarrier), panics (errors=panic), shows a file system that
-// never was (norecovery), names a device (journal_path), and what is fixed (ro, noatime, nouuid, context).
+// never was (norecovery), names a device (journal_path), and what is fixed (ro, noatime, nouuid,
+// no_prefetch_block_bitmaps, context).
 const std::vector<Known>& mount_options() {
     static const std::vector<Known> known = {
         {"", "dirsync"},

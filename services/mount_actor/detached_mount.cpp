@@ -113,6 +113,10 @@ int configure(const Fd& context, const schemas::DeviceRef& device, const std::st
     if (set_string(context, "source", device.path) != 0) return errno;
     if (options.fixed.read_only && set_flag(context, "ro") != 0) return errno;
     if (fs == "xfs" && set_flag(context, "nouuid") != 0) return errno;  // Clones share their origin's uuid.
+    // Else each mount starts a thread that reads the bitmaps of all block groups, in case somebody should allocate
+    // there (ext4_register_li_request; not in kernels before 5.14, which know no such word). They are read when they
+    // are needed.
+    if (fs == "ext4" && set_flag(context, "no_prefetch_block_bitmaps") != 0 && errno != EINVAL) return errno;
     if (!label.empty() && set_string(context, "context", label) != 0) return errno;
     for (const auto& [name, value] : options.chosen) {
         const int set = value.empty() ? set_flag(context, name.c_str()) : set_string(context, name.c_str(), value);

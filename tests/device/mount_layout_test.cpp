@@ -68,6 +68,7 @@ TEST_CASE("a clone's mount has the layout and modes promised", "[device][mount]"
     CHECK(entry.source == device.path);
     CHECK(find_mount_option(entry.options, "rw"));
     CHECK(find_mount_option(entry.options, "noatime"));
+    CHECK(find_mount_option(entry.super_options, "no_prefetch_block_bitmaps").has_value() == (fs == "ext4"));
     CHECK_FALSE(find_mount_option(entry.options, "nosuid"));
     CHECK_FALSE(find_mount_option(entry.options, "nodev"));
 
