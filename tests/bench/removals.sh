@@ -1,35 +1,59 @@
 #!/bin/bash
 # Many volumes removed with one command: COUNT of them (10,000) made by eight clients, and removed by `rm --filter`, with
 # how long that took, what the command showed meanwhile, and how long a request of somebody else waits. The manager is
-# killed after 5 s of it: when another one answers, and when its start is over. Runs in deploy/sandbox.
+# killed after 5 s of it: when another one answers, and when its start is over. Before that, the same of a service that was
+# killed whole while a tenth of them were attached. Runs in deploy/sandbox.
 # shellcheck source=tests/device/service.sh
 . "$(dirname "$0")/../device/service.sh"
 
 count=${COUNT:-10000}
-start_services --device-actors 4 --mount-actors 1
+actors=(--device-actors 4 --mount-actors 1)
+start_services "${actors[@]}"
 ask pool create --loop 8G --metadata-size 512M
 ask create base --size 64M --fs none
 
-cat >"$folder/create.py" <<'END'
+cat >"$folder/many.py" <<'END'
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 from bus_client import Service
-def make(first):
+kind, count = sys.argv[3], int(sys.argv[4])
+body = {"parent": "base", "labels": {"job": "many"}} if kind == "volume.create" else {}
+def ask(first):
     service = Service(sys.argv[2])
-    for number in range(first, int(sys.argv[3]), 8):
-        service.ask("volume.create", {"id": f"many-{number}", "parent": "base", "labels": {"job": "many"}})
-threads = [threading.Thread(target=make, args=(first,)) for first in range(8)]
+    for number in range(first, count, 8):
+        service.ask(kind, {"id": f"many-{number}", **body})
+threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 END
+# many REQUEST COUNT: for so many volumes, by eight clients.
+many() {
+  PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$folder/many.py" "$root/tests/device" "$COWSLIP_STATE/run/clients.sock" "$@"
+}
 began=$(date +%s%3N)
-PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$folder/create.py" "$root/tests/device" "$COWSLIP_STATE/run/clients.sock" "$count"
+many volume.create "$count"
 took=$(($(date +%s%3N) - began))
 expect 'volumes' "$((count + 1))" "$(field 'd["volumes"]')"
 echo "$count created in $took ms: $((count * 1000 / took)) a second"
 began=$(date +%s%3N)
 expect 'listed' "$((count + 1))" "$(ask ls | wc -l)"
 echo "listed in $(($(date +%s%3N) - began)) ms"
+
+active=$((count / 10))
+many volume.attach "$active"
+kill -STOP "$up"  # So that it starts nobody again.
+pkill -KILL -P "$up"
+kill -KILL "$up"
+wait "$up" 2>/dev/null || true
+began=$(date +%s%3N)
+cowslip up --state "$COWSLIP_STATE" "${actors[@]}" >"$folder/up.log" 2>&1 &
+up=$!
+until ask exists base 2>/dev/null; do sleep 0.02; done
+took=$(($(date +%s%3N) - began))
+expect 'leases' "$active" "$(ask leases | wc -l)"
+echo "all killed while $active were attached, and started again: answered after $took ms, the start was over after" \
+  "$(($(date +%s%3N) - began)) ms"
+many volume.detach "$active"
 
 (
   slowest=0
