@@ -252,6 +252,7 @@ TEST_CASE("the store is backed up by itself where something has changed", "[simu
     constexpr std::int64_t kMinute = 60 * 1000;
     Options options = few_pages_a_turn();
     SECTION("in its time") {
+        options.manager.store_backup_ms = 20 * kMinute;
         World world(options);
         make_pool_and_base(world);
         world.run_for(9 * kMinute);
@@ -259,12 +260,10 @@ TEST_CASE("the store is backed up by itself where something has changed", "[simu
         world.run_for(2 * kMinute);  // Soon after a start.
         REQUIRE(files_of_backups(world).size() == 1);
         CHECK(volumes_in(world, files_of_backups(world).front()) == Names{"base"});
-        world.run_for(50 * kMinute);
-        world.run_for(50 * kMinute);
+        world.run_for(35 * kMinute);
         CHECK(files_of_backups(world).size() == 1);  // Nothing has changed.
         REQUIRE(world.call(create("a", "base")));
-        world.run_for(50 * kMinute);
-        world.run_for(15 * kMinute);
+        world.run_for(25 * kMinute);
         REQUIRE(files_of_backups(world).size() == 2);
         CHECK(volumes_in(world, files_of_backups(world).back()) == Names{"a", "base"});
         CHECK(world.kernel.dumps.size() == 2);
@@ -286,8 +285,7 @@ TEST_CASE("the store is backed up by itself where something has changed", "[simu
         options.manager.store_backup_ms = 0;
         World world(options);
         make_pool_and_base(world);
-        world.run_for(50 * kMinute);
-        world.run_for(50 * kMinute);
+        world.run_for(30 * kMinute);
         CHECK(files_of_backups(world).empty());
     }
 }
