@@ -13,6 +13,7 @@
 #include <chrono>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -376,6 +377,31 @@ TEST_CASE("events that follow each other closely are published all, in their ord
             if (event.type != "heartbeat") ++last;
             REQUIRE(event.seq == last);
         }
+    }
+}
+
+TEST_CASE("events that are held when the manager is told to stop are published", "[server]") {
+    auto service = std::make_unique<Service>();
+    Asking client(service->door());
+    schemas::PoolCreate pool;
+    pool.loop_bytes = 256 * kMiB;
+    client.done(pool);
+    BusContext context;
+    auto subscriber = SubscriberSocket::connect(context, service->events(), {""}).value();
+    auto event = next_event(subscriber);
+    while (event.type != "heartbeat") event = next_event(subscriber);
+    schemas::VolumeCreate create;
+    create.fs = "none";
+    create.size_bytes = kMiB;
+    for (const char* name : {"a", "b", "c"}) {
+        create.id = name;
+        client.done(create);
+    }
+    service.reset();
+    for (const std::uint64_t last = event.seq + 3; event.seq < last;) {
+        const std::uint64_t before = event.seq;
+        event = next_event(subscriber);
+        REQUIRE(event.seq == before + 1);
     }
 }
 
