@@ -401,7 +401,7 @@ TEST_CASE("events that are held when the manager is told to stop are published",
     for (const std::uint64_t last = event.seq + 3; event.seq < last;) {
         const std::uint64_t before = event.seq;
         event = next_event(subscriber);
-        REQUIRE(event.seq == before + 1);
+        REQUIRE(event.seq == before + (event.type == "heartbeat" ? 0 : 1));
     }
 }
 
