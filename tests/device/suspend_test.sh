@@ -46,6 +46,9 @@ stalled() { awk -v died="$died" '$2 != "writes" && $1 >= died { print $1 - died;
 # shellcheck disable=SC2317  # Called by wait_for.
 has_stalled() { [[ -n $(stalled) ]]; }
 
+# shellcheck disable=SC2317  # Called by wait_for.
+resumed() { [[ $(<"$suspended") = 0 ]]; }
+
 longest=0
 for ((round = 1; round <= rounds; ++round)); do
   wait_for 60 all_there || fail 'an actor is missing'
@@ -81,7 +84,8 @@ sleep 2
 expect 'the volume is suspended while nobody lives' 1 "$(<"$suspended")"
 died=$(date +%s%3N)
 start_services --device-actors 2 --mount-actors 1
-expect 'the volume is suspended when the service is ready' 0 "$(<"$suspended")"
+# Not at one instant: a snapshot that was asked for before and is not there yet is taken now, with the volume suspended.
+wait_for 3 resumed || fail 'the volume is suspended when the service is ready'
 wait_for 10 has_stalled || fail 'the writer does not go on'
 echo "all processes died with the volume suspended; the writer went on $(stalled) ms after the next start"
 
