@@ -334,6 +334,7 @@ void Store::delete_pool_and_volumes() {
 void Store::forget_counts() {
     labelled_.reset();
     promised_.reset();
+    kept_from_.reset();
 }
 
 void Store::begin_anew() {
@@ -750,6 +751,7 @@ void Store::set_reply(std::string_view request_id, std::string_view digest, std:
         .bind_blob(reply)
         .bind(now_)
         .run();
+    ++answers_since_count_;
 }
 
 void Store::forget_request(std::string_view request_id) {
@@ -758,12 +760,18 @@ void Store::forget_request(std::string_view request_id) {
 
 void Store::purge(std::uint32_t most) {
     constexpr std::int64_t kHour = 3600 * 1000;
+    constexpr std::uint32_t kAnswersBetweenCounts = 1000;
+    // 100,000 rows are counted for it, so not each time: what it was before forgets too few, never too many.
+    if (!kept_from_ || answers_since_count_ >= kAnswersBetweenCounts) {
+        kept_from_ =
+            number_of(database_, "SELECT ifnull((SELECT at FROM request ORDER BY at DESC LIMIT 1 OFFSET 100000), 0)");
+        answers_since_count_ = 0;
+    }
     database_
         .query(
             "DELETE FROM request WHERE request_id IN (SELECT request_id FROM request WHERE reply IS NOT NULL "
-            "AND at < min(?, ifnull((SELECT at FROM request ORDER BY at DESC LIMIT 1 OFFSET 100000), 0)) "
-            "ORDER BY at LIMIT ?)")
-        .bind(now_ - kHour)
+            "AND at < ? ORDER BY at LIMIT ?)")
+        .bind(std::min(now_ - kHour, *kept_from_))
         .bind(most)
         .run();
     database_.query("DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq < ? ORDER BY seq LIMIT ?)")

@@ -257,6 +257,8 @@ private:
     std::int64_t changes_ = 0;
     std::optional<std::map<std::pair<std::string, std::string>, std::uint64_t>> labelled_;  // Bytes, by label.
     std::optional<std::uint64_t> promised_;
+    std::optional<std::int64_t> kept_from_;  // The 100,000 newest answers were not older than this.
+    std::uint32_t answers_since_count_ = 0;
 };
 
 }  // namespace cowslip

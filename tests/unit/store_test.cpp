@@ -333,6 +333,46 @@ TEST_CASE("an answer is forgotten when it is older than an hour and has 100,000 
     CHECK(purged(200000).empty());  // None is an hour old.
     CHECK(purged(kHourMs + 5) == std::vector<int>{2, 3, 4});
     CHECK(purged(10 * kHourMs) == std::vector<int>{2, 3, 4, 5, 6, 7, 8});
+    // A store that stays open.
+    Store store = open_store(file);
+    store.set_time(10 * kHourMs);
+    store.purge(1000);
+    for (int i = 0; i < 1000; ++i) store.set_reply(fmt::format("later{}", i), "d", "reply");
+    store.purge(1000);
+    store.commit();
+    CHECK_FALSE(store.request("r1008"));
+    CHECK(store.request("r1009"));
+}
+
+// Bytes that this process has read so far.
+std::uint64_t read_so_far() {
+    std::ifstream file("/proc/self/io");
+    std::string name;
+    std::uint64_t bytes = 0;
+    file >> name >> bytes;
+    REQUIRE(name == "rchar:");
+    return bytes;
+}
+
+TEST_CASE("the purge of each second counted 100,000 answers: five megabytes of their index were read", "[store]") {
+    const TemporaryFolder folder;
+    const std::string file = folder / "store.db";
+    open_store(file);
+    {
+        auto database = Database::open(file);
+        REQUIRE(database);
+        check_ok(
+            database->execute("INSERT INTO request SELECT 'r' || value, x'00', x'01', value FROM (WITH RECURSIVE "
+                              "n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 100010) SELECT value "
+                              "FROM n)"));
+    }
+    Store store = open_store(file);
+    const std::uint64_t before = read_so_far();
+    store.purge(1000);
+    const std::uint64_t counted = read_so_far() - before;
+    store.purge(1000);
+    CHECK(counted > 1'000'000);
+    CHECK(read_so_far() - before - counted < 100'000);
 }
 
 TEST_CASE("a purge is small, and keeps the newest 100,000 events", "[store]") {
