@@ -30,6 +30,8 @@ constexpr std::chrono::milliseconds kRetry = 100ms;
 constexpr std::chrono::milliseconds kConnectMost = 10s;
 constexpr std::chrono::milliseconds kIdleWait = 60s;
 constexpr std::chrono::milliseconds kLastReplyMost = 1s;
+// From one event to the next: others' work may make hundreds a second, of which none is for us.
+constexpr std::chrono::milliseconds kBetweenEvents = 50ms;
 
 // O_NOFOLLOW: the folder lies in one that the unprivileged account can write to.
 int open_folder(const std::string& path) {
@@ -216,6 +218,7 @@ enum class SessionEnd : std::uint8_t {
 // the next HELLO promises.
 SessionEnd serve_session(ClientSocket socket, const ActorSession& session, const CommandHandler& handler) {
     const std::array<const BusSocket*, 1> sockets = {&socket};
+    auto next_event = Clock::now();
     for (;;) {
         const auto command = socket.receive();
         if (command && !serve_command(socket, *command, handler)) {
@@ -223,14 +226,18 @@ SessionEnd serve_session(ClientSocket socket, const ActorSession& session, const
             return SessionEnd::disconnected;
         }
         const int event_fd = session.event_fd ? session.event_fd() : -1;
+        const auto early = std::chrono::ceil<std::chrono::milliseconds>(next_event - Clock::now());
+        const bool heeded = event_fd >= 0 && early <= 0ms;
         const std::array<int, 2> fds = {session.stop_fd, event_fd};
-        wait_readable(sockets, std::span(fds).first(event_fd < 0 ? 1 : 2), kIdleWait);
+        wait_readable(sockets, std::span(fds).first(heeded ? 2 : 1), event_fd < 0 || heeded ? kIdleWait : early);
         if (readable(session.stop_fd)) {
             socket.linger(kLastReplyMost);
             return SessionEnd::stopped;
         }
         if (socket.disconnected()) return SessionEnd::disconnected;
-        if (event_fd >= 0 && readable(event_fd) && session.on_event()) {
+        if (!heeded || !readable(event_fd)) continue;
+        next_event = Clock::now() + kBetweenEvents;
+        if (session.on_event()) {
             const schemas::FromActorOf<Encoded> look{schemas::kProtocolVersion, {}, {}, true};
             if (socket.send(encode(look)) != Sent::done) return SessionEnd::disconnected;
         }

@@ -75,7 +75,8 @@ struct ActorSession {
     std::string kind;         // "device", "mount".
     std::string version;
     int stop_fd;  // Readable: finish the command in hand, reply, return.
-    // Readable between two commands: if `on_event` says so, the manager is told to look. -1: there is none now.
+    // Readable between two commands, at most every 50 ms: if `on_event` says so, the manager is told to look. -1: there
+    // is none now.
     std::function<int()> event_fd = {};
     std::function<bool()> on_event = {};
 };

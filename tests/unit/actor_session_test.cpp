@@ -529,3 +529,27 @@ TEST_CASE("an actor tells its manager of an event between two commands, and of n
     manager.command(3, "three");
     CHECK(manager.reply().operation == 3);
 }
+
+TEST_CASE("an actor was woken by each event of others: many are looked at together, and none is missed", "[actor]") {
+    const TemporaryFolder folder;
+    FakeManager manager(folder);
+    Pipe events;
+    std::atomic<int> asked = 0;
+    std::atomic<bool> ours = false;
+    const RunningActor actor(
+        folder, echo(), ::getuid(), [&] { return events.read_end(); },
+        [&] {
+            ++asked;  // It stays readable, as if another event came at once.
+            return ours.exchange(false);
+        });
+    manager.hello();
+    const auto begun = std::chrono::steady_clock::now();
+    events.signal();
+    std::this_thread::sleep_for(300ms);
+    ours = true;
+    manager.look();
+    CHECK(asked >= 2);
+    CHECK(asked <= 2 + (std::chrono::steady_clock::now() - begun) / 50ms);
+    manager.command(1, "one");
+    CHECK(manager.reply().operation == 1);  // Commands do not wait for it.
+}
