@@ -756,6 +756,7 @@ void Store::set_reply(std::string_view request_id, std::string_view digest, std:
 
 void Store::forget_request(std::string_view request_id) {
     database_.query("DELETE FROM request WHERE request_id = ?").bind(request_id).run();
+    kept_from_.reset();
 }
 
 void Store::purge(std::uint32_t most) {

@@ -302,19 +302,21 @@ TEST_CASE("the store's time never runs backwards, also over a restart", "[store]
     CHECK(store.now() == 6000);
 }
 
+// `count` answers, a millisecond apart, the first at `first`.
+void add_answers(const std::string& file, int first, int count, const char* reply) {
+    auto database = Database::open(file);
+    REQUIRE(database);
+    check_ok(database->execute(
+        fmt::format("INSERT INTO request SELECT 'r' || value, x'00', {}, value FROM (WITH RECURSIVE n(value) AS "
+                    "(SELECT {} UNION ALL SELECT value + 1 FROM n LIMIT {}) SELECT value FROM n)",
+                    reply, first, count)));
+}
+
 TEST_CASE("an answer is forgotten when it is older than an hour and has 100,000 newer ones, not before", "[store]") {
     const TemporaryFolder folder;
     const std::string file = folder / "store.db";
     open_store(file);
-    // `count` answers, a millisecond apart, the first at 1.
-    const auto add = [&](int first, int count, const char* reply) {
-        auto database = Database::open(file);
-        REQUIRE(database);
-        check_ok(database->execute(
-            fmt::format("INSERT INTO request SELECT 'r' || value, x'00', {}, value FROM (WITH RECURSIVE n(value) AS "
-                        "(SELECT {} UNION ALL SELECT value + 1 FROM n LIMIT {}) SELECT value FROM n)",
-                        reply, first, count)));
-    };
+    const auto add = [&](int first, int count, const char* reply) { add_answers(file, first, count, reply); };
     const auto purged = [&](std::int64_t now) {
         Store store = open_store(file);
         store.set_time(now);
@@ -358,14 +360,7 @@ TEST_CASE("the purge of each second counted 100,000 answers: five megabytes of t
     const TemporaryFolder folder;
     const std::string file = folder / "store.db";
     open_store(file);
-    {
-        auto database = Database::open(file);
-        REQUIRE(database);
-        check_ok(
-            database->execute("INSERT INTO request SELECT 'r' || value, x'00', x'01', value FROM (WITH RECURSIVE "
-                              "n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 100010) SELECT value "
-                              "FROM n)"));
-    }
+    add_answers(file, 1, 100010, "x'01'");
     Store store = open_store(file);
     const std::uint64_t before = read_so_far();
     store.purge(1000);
