@@ -302,14 +302,14 @@ TEST_CASE("the store's time never runs backwards, also over a restart", "[store]
     CHECK(store.now() == 6000);
 }
 
-// `count` answers, a millisecond apart, the first at `first`.
-void add_answers(const std::string& file, int first, int count, const char* reply) {
+// `count` answers, a millisecond apart, the first at `first`; the time is the id's end.
+void add_answers(const std::string& file, int first, int count, const char* reply, const std::string& prefix = "r") {
     auto database = Database::open(file);
     REQUIRE(database);
     check_ok(database->execute(
-        fmt::format("INSERT INTO request SELECT 'r' || value, x'00', {}, value FROM (WITH RECURSIVE n(value) AS "
+        fmt::format("INSERT INTO request SELECT '{}' || value, x'00', {}, value FROM (WITH RECURSIVE n(value) AS "
                     "(SELECT {} UNION ALL SELECT value + 1 FROM n LIMIT {}) SELECT value FROM n)",
-                    reply, first, count)));
+                    prefix, reply, first, count)));
 }
 
 TEST_CASE("an answer is forgotten when it is older than an hour and has 100,000 newer ones, not before", "[store]") {
@@ -360,7 +360,7 @@ TEST_CASE("the purge of each second counted 100,000 answers: five megabytes of t
     const TemporaryFolder folder;
     const std::string file = folder / "store.db";
     open_store(file);
-    add_answers(file, 1, 100010, "x'01'");
+    add_answers(file, 1, 100010, "x'01'", std::string(36, 'r'));  // More than SQLite keeps.
     Store store = open_store(file);
     const std::uint64_t before = read_so_far();
     store.purge(1000);
