@@ -225,17 +225,16 @@ SessionEnd serve_session(ClientSocket socket, const ActorSession& session, const
             spdlog::warn("event=reply_dropped reason='the manager has gone'");
             return SessionEnd::disconnected;
         }
-        const int event_fd = session.event_fd ? session.event_fd() : -1;
-        const auto early = std::chrono::ceil<std::chrono::milliseconds>(next_event - Clock::now());
-        const bool heeded = event_fd >= 0 && early <= 0ms;
+        const auto rest = std::chrono::ceil<std::chrono::milliseconds>(next_event - Clock::now());
+        const int event_fd = session.event_fd && rest <= 0ms ? session.event_fd() : -1;
         const std::array<int, 2> fds = {session.stop_fd, event_fd};
-        wait_readable(sockets, std::span(fds).first(heeded ? 2 : 1), event_fd < 0 || heeded ? kIdleWait : early);
+        wait_readable(sockets, std::span(fds).first(event_fd < 0 ? 1 : 2), rest > 0ms ? rest : kIdleWait);
         if (readable(session.stop_fd)) {
             socket.linger(kLastReplyMost);
             return SessionEnd::stopped;
         }
         if (socket.disconnected()) return SessionEnd::disconnected;
-        if (!heeded || !readable(event_fd)) continue;
+        if (event_fd < 0 || !readable(event_fd)) continue;
         next_event = Clock::now() + kBetweenEvents;
         if (session.on_event()) {
             const schemas::FromActorOf<Encoded> look{schemas::kProtocolVersion, {}, {}, true};
